@@ -1,0 +1,15 @@
+"""Full fine-tuning: every parameter of the backbone and the head is trained.
+
+Parameters: all of the backbone (ViT-B/16: 85,798,656 without the head).
+"""
+
+from .anatomy import Anatomy
+
+
+def attach(anatomy: Anatomy, options) -> None:
+    anatomy.model.requires_grad_(True)
+
+
+def count(anatomy: Anatomy, options) -> int:
+    head = sum(p.numel() for p in anatomy.head.module.parameters())
+    return sum(p.numel() for p in anatomy.model.parameters()) - head

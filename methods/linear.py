@@ -1,0 +1,14 @@
+"""Linear probing: only the classification head is trained, on the frozen backbone's features.
+
+Parameters: none in the backbone; the head has C (D + 1) for C classes and D features.
+"""
+
+from .anatomy import Anatomy
+
+
+def attach(anatomy: Anatomy, options) -> None:
+    pass  # `apply` has frozen everything and trains the head of every method
+
+
+def count(anatomy: Anatomy, options) -> int:
+    return 0

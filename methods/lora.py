@@ -1,0 +1,90 @@
+"""LoRA (Hu et al., ICLR 2022): a low-rank increment beside a frozen linear layer.
+
+    Y = X (W + s A B) + b,    A: in x r,  B: r x out,  s = alpha / r
+
+A starts Kaiming-uniform (a = sqrt 5), B at zero, so the start is the pre-trained function. The
+default is the layout of Table 2's row (NOAH's code): one A shared by q, k and v and one B over the
+fused qkv, dropout 0.1 on the input of A, s = 1. Separate targets get an A and a B each.
+
+Parameters: r (in + out) a target; 4 r D a block for the fused qkv as for q and v apart.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .anatomy import Adapted, Anatomy, Block, Slot
+
+
+@dataclass(frozen=True)
+class Options:
+    rank: int = 8
+    targets: tuple[Literal["qkv", "q", "k", "v", "out", "fc1", "fc2"], ...] = ("qkv",)
+    alpha: float | None = None  # None: alpha = rank, that is s = 1
+    dropout: float = 0.1
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"option rank: found {self.rank}, expected 1 or more")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"option dropout: found {self.dropout}, expected 0 <= p < 1")
+        if "qkv" in self.targets and {"q", "k", "v"} & set(self.targets):
+            raise ValueError("option targets: either qkv (fused) or q, k, v apart")
+
+
+class LoRALinear(Adapted, nn.Linear):
+    """A linear layer with one or more low-rank increments, each on its own rows of the output."""
+
+    def __init__(self, base: nn.Linear, rows: dict[str, slice], options: Options):
+        super().__init__(base)
+        r = options.rank
+        self.rows = rows
+        self.scaling = 1.0 if options.alpha is None else options.alpha / r
+        self.dropout = nn.Dropout(options.dropout)
+        self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
+        for name, part in rows.items():
+            self.lora_A[name] = self.new(
+                r, self.in_features, init=lambda t: nn.init.kaiming_uniform_(t, math.sqrt(5))
+            )
+            self.lora_B[name] = self.new(part.stop - part.start, r, init=nn.init.zeros_)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        x = self.dropout(x)
+        for name, part in self.rows.items():
+            code = F.linear(x, self.lora_A[name])
+            update = F.linear(code, self.scaling * self.lora_B[name])
+            y = y + F.pad(update, (part.start, self.out_features - part.stop))
+        return y
+
+    def folded(self) -> dict[str, Tensor]:
+        weight = self.weight.clone()
+        for name, part in self.rows.items():
+            weight[part] += self.scaling * self.lora_B[name] @ self.lora_A[name]
+        return {"weight": weight}
+
+
+def targets(block: Block, options: Options) -> list[tuple[Slot, dict[str, slice]]]:
+    """The layers of a block to adapt, with the output rows of every target."""
+    found = block.linears(options.targets)
+    if "qkv" in options.targets:
+        found.insert(0, (block.qkv, {"qkv": slice(0, 3 * block.width)}))
+    return found
+
+
+def attach(anatomy: Anatomy, options: Options) -> None:
+    for block in anatomy.blocks:
+        for slot, rows in targets(block, options):
+            slot.put(LoRALinear(slot.module, rows, options))
+
+
+def count(anatomy: Anatomy, options: Options) -> int:
+    return sum(
+        options.rank * (slot.module.in_features + part.stop - part.start)
+        for block in anatomy.blocks
+        for slot, rows in targets(block, options)
+        for part in rows.values()
+    )

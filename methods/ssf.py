@@ -1,0 +1,76 @@
+"""SSF (Lian et al., NeurIPS 2022): scale and shift the output of every operation, Eq. 13.
+
+    Y = op(X) * g + t,    g, t: last dimension of the output
+
+After the patch convolution, both norms, qkv (fused), out, fc1 (before GELU), fc2 and the final
+norm; on Swin also after the patch norm and the merging norm, not after the merging reduction.
+Starts at g ~ N(1, 0.02), t ~ N(0, 0.02) as the authors do: not quite the pre-trained function.
+
+Parameters: ViT 22 L D + 4 D; Swin 22 SD + 2 (4d of every merging norm) + 4 d_first + 2 d_last.
+"""
+
+from torch import Tensor, nn
+
+from .anatomy import Adapted, Anatomy, Slot
+
+
+class ScaleShift(Adapted):
+    """An operation followed by `* scale + shift` on its output channels."""
+
+    channels_last = (-1,)
+
+    def __init__(self, base: nn.Module, std: float = 0.02):
+        super().__init__(base)
+        width = self.weight.shape[0]
+        self.scale = self.new(width, init=lambda t: nn.init.normal_(t, 1.0, std))
+        self.shift = self.new(width, init=lambda t: nn.init.normal_(t, 0.0, std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = self.channels_last
+        return super().forward(x) * self.scale.view(shape) + self.shift.view(shape)
+
+    def folded(self) -> dict[str, Tensor]:
+        scale = self.scale.view(-1, *[1] * (self.weight.dim() - 1))
+        bias = self.shift if self.bias is None else self.bias * self.scale + self.shift
+        return {"weight": self.weight * scale, "bias": bias}
+
+
+class ScaleShiftLinear(ScaleShift, nn.Linear):
+    pass
+
+
+class ScaleShiftNorm(ScaleShift, nn.LayerNorm):
+    pass
+
+
+class ScaleShiftConv(ScaleShift, nn.Conv2d):
+    channels_last = (1, -1, 1, 1)
+
+
+def scale_shift(slot: Slot, std: float = 0.02) -> None:
+    """Put a scale and a shift after the operation in `slot`; std 0 starts at the identity."""
+    kinds = {nn.Linear: ScaleShiftLinear, nn.LayerNorm: ScaleShiftNorm, nn.Conv2d: ScaleShiftConv}
+    cls = next(cls for kind, cls in kinds.items() if isinstance(slot.module, kind))
+    slot.put(cls(slot.module, std))
+
+
+def slots(anatomy: Anatomy) -> list[Slot]:
+    """Every operation that SSF follows."""
+    found = [anatomy.patch, *([anatomy.patch_norm] if anatomy.patch_norm else [])]
+    for b in anatomy.blocks:
+        found += [b.norm1, b.qkv, b.out, b.norm2, b.fc1, b.fc2]
+    return [*found, *(merge.norm for merge in anatomy.merges), anatomy.norm]
+
+
+def attach(anatomy: Anatomy, options) -> None:
+    for slot in slots(anatomy):
+        scale_shift(slot)
+
+
+def count(anatomy: Anatomy, options) -> int:
+    blocks = sum(22 * block.width for block in anatomy.blocks)
+    first, last = anatomy.blocks[0].width, anatomy.blocks[-1].width
+    if anatomy.kind == "vit":
+        return blocks + 2 * first + 2 * last
+    merging_norms = sum(2 * merge.reduction.module.in_features for merge in anatomy.merges)
+    return blocks + merging_norms + 4 * first + 2 * last
