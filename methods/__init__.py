@@ -10,7 +10,7 @@ Importing this package does not import torch: what needs torch is fetched on fir
 
 from typing import TYPE_CHECKING
 
-from .registry import MethodError, add_plugin, describe, names, options
+from .registry import InputError, MethodError, add_plugin, describe, names, options
 
 if TYPE_CHECKING:
     from .attach import CannotMerge, apply, delta, load_delta, merge, parameters
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _NEEDS_TORCH = ("CannotMerge", "apply", "delta", "load_delta", "merge", "parameters")
 __all__ = [
     "CannotMerge",
+    "InputError",
     "MethodError",
     "add_plugin",
     "apply",

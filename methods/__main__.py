@@ -5,7 +5,7 @@ import dataclasses
 import sys
 
 from . import registry
-from .registry import MethodError
+from .registry import InputError, MethodError
 
 VIT_B = "vit_base_patch16_224.orig_in21k"
 
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
             print_one(arguments.name, arguments.backbone)
         else:
             print_all()
-    except MethodError as error:
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,18 +1,33 @@
 """One view of timm's ViT and Swin: every place where a method can attach, by its usual name.
 
-All knowledge of timm's module names lives here. A place is a `Slot` (which module of which parent);
-a method puts its own module there, usually an `Adapted` one that keeps the pre-trained tensors
-under timm's names, so that a state dict still shows what is timm's and what is the method's.
+All knowledge of timm's module names lives here and in `adapted`. A place is a `Slot` (which module
+of which parent); a method puts its own module there, usually an `Adapted` one that keeps the
+pre-trained tensors under timm's names, so that a state dict still shows what is timm's and what is
+the method's.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from timm.layers import DropPath, Mlp
 from timm.models import SwinTransformer, VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
+from .adapted import Adapted, AdaptedBlock
 from .registry import MethodError
+
+__all__ = [
+    "Adapted",
+    "AdaptedBlock",
+    "Anatomy",
+    "Block",
+    "Merging",
+    "MethodError",
+    "Slot",
+    "set_drop_path",
+    "set_dropout",
+]
 
 LINEARS = ("q", "k", "v", "out", "fc1", "fc2")
 
@@ -36,12 +51,16 @@ class Slot:
 
 @dataclass(frozen=True)
 class Block:
-    """One transformer block: where its parts are, its width D, heads and stage (0 on a ViT)."""
+    """One transformer block: where its parts are, its width D, heads and stage (0 on a ViT).
+
+    grid: (height, width) of its tokens on Swin; None on a ViT, whose tokens are in one row.
+    """
 
     index: int
     stage: int
     width: int
     heads: int
+    grid: tuple[int, int] | None
     block: Slot
     norm1: Slot
     attn: Slot
@@ -71,8 +90,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Merging:
-    """A Swin patch merging: LayerNorm(4d), then Linear(4d -> 2d) without bias."""
+    """A Swin patch merging after a `stage`: LayerNorm(4d), then Linear(4d -> 2d) without bias."""
 
+    stage: int
+    merging: Slot
     norm: Slot
     reduction: Slot
 
@@ -85,7 +106,9 @@ class Anatomy:
         width: features that the head sees.
         patch: the patch convolution; patch_norm: the LayerNorm after it (Swin) or None.
         blocks: the transformer blocks, first to last; merges: Swin's patch mergings.
-        norm: the final LayerNorm; head: the linear classifier.
+        norm: the final LayerNorm; head: the linear classifier; before_head: the dropout before it.
+        prefix: tokens before the patches (a ViT's class token); 0 on Swin.
+        pooling: "token" (the class token is classified) or how the tokens are pooled.
 
     Raises:
         MethodError: the model is neither, or has been changed by a method already.
@@ -96,16 +119,20 @@ class Anatomy:
         if isinstance(model, VisionTransformer):
             self.kind, stages = "vit", [(model.blocks, "blocks")]
             self.head = Slot(model, "head", "head")
+            self.before_head = Slot(model, "head_drop", "head_drop")
         elif isinstance(model, SwinTransformer):
             self.kind = "swin"
             stages = [(s.blocks, f"layers.{i}.blocks") for i, s in enumerate(model.layers)]
             self.head = Slot(model.head, "fc", "head.fc")
+            self.before_head = Slot(model.head, "drop", "head.drop")
         else:
             raise MethodError(
                 f"{type(model).__name__}: methods attach to timm's VisionTransformer and "
                 "SwinTransformer"
             )
         self.width: int = model.num_features
+        self.prefix: int = getattr(model, "num_prefix_tokens", 0)
+        self.pooling: str = model.global_pool
         self.patch = Slot(model.patch_embed, "proj", "patch_embed.proj")
         self.patch_norm = None
         if not isinstance(model.patch_embed.norm, nn.Identity):
@@ -118,11 +145,11 @@ class Anatomy:
         self.merges: list[Merging] = []
         for i, stage in enumerate(getattr(model, "layers", [])):
             if hasattr(stage.downsample, "reduction"):
+                path = f"layers.{i}.downsample"
                 parts = [
-                    Slot(stage.downsample, name, f"layers.{i}.downsample.{name}")
-                    for name in ("norm", "reduction")
+                    Slot(stage.downsample, name, f"{path}.{name}") for name in ("norm", "reduction")
                 ]
-                self.merges.append(Merging(*parts))
+                self.merges.append(Merging(i - 1, Slot(stage, "downsample", path), *parts))
 
     def _block(self, slot: Slot, block: nn.Module, stage: int) -> Block:
         inside = {
@@ -142,7 +169,16 @@ class Anatomy:
         }
         width = slots["qkv"].module.in_features
         heads = block.attn.num_heads
-        return Block(len(self.blocks), stage, width, heads, slot, **slots)
+        grid = getattr(block, "input_resolution", None)
+        return Block(len(self.blocks), stage, width, heads, grid, slot, **slots)
+
+    def share(self, tensors: nn.Module) -> nn.Module:
+        """Register what several layers of a method share, once, as `model.shared`; returns it.
+
+        A layer keeps a reference (`adapted.refer`), so that every tensor has one name only.
+        """
+        self.model.shared = tensors
+        return tensors
 
     def absorb_merging_bias(self) -> None:
         """Move a bias that merging gave a Swin reduction into the norm before it, exactly.
@@ -187,42 +223,44 @@ class Anatomy:
         return [self.blocks[i] for i in sorted(set(chosen))]
 
 
-class Adapted(nn.Module):
-    """A module that takes over a timm module's tensors, under their names, and adds its own.
+def set_drop_path(model: nn.Module, rate: float, kind: str = "path") -> None:
+    """Drop out residual branches: probability 0 in the first block, rising linearly to `rate`.
 
-    Subclass it together with the module's type, `class Scaled(Adapted, nn.Linear)`, create
-    parameters with `new`, override `forward`, and give `folded` if the result can be written as
-    the plain module with other weights.
+    Both branches of every block, ViT and Swin, whether a method has been attached or not: a method
+    that takes over a block keeps the two places where timm does this. Replaces what was there, so
+    rate 0 turns off what timm's Swin has by default (0.1).
+
+    Args:
+        kind: "path" drops a sample's whole branch (timm's stochastic depth); "element" is plain
+            dropout on the branch's output, which is what the RLRR code does on a ViT.
     """
-
-    def __init__(self, base: nn.Module):
-        nn.Module.__init__(self)
-        self.__dict__.update({key: _copied(value) for key, value in base.__dict__.items()})
-        self.base_type, self.base_attributes = type(base), tuple(base.__dict__)
-
-    def new(self, *shape: int, init: Callable[[Tensor], Tensor]) -> nn.Parameter:
-        """A trainable parameter on the module's device: float32, or float64 if the module is."""
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        return nn.Parameter(init(torch.empty(shape, device=self.weight.device, dtype=dtype)))
-
-    def folded(self) -> dict[str, Tensor]:
-        """The plain module's tensors that give the same function, such as weight and bias."""
-        raise NotImplementedError
-
-    def merged(self) -> nn.Module:
-        """The plain module, of the type that was there before, with the folded tensors."""
-        plain = self.base_type.__new__(self.base_type)
-        nn.Module.__init__(plain)
-        for key in self.base_attributes:
-            plain.__dict__[key] = _copied(self.__dict__[key])
-        plain._parameters = {name: self._parameters[name] for name in ("weight", "bias")}
-        plain._buffers, plain._modules = {}, {}
-        for name, value in self.folded().items():
-            value = value.detach().to(self.weight.dtype)
-            plain._parameters[name] = nn.Parameter(value, requires_grad=False)
-        return plain
+    makers = {"path": DropPath, "element": nn.Dropout}
+    if kind not in makers:
+        raise MethodError(f"drop path kind: found {kind!r}, expected path or element")
+    if not 0 <= rate < 1:
+        raise MethodError(f"drop path rate: found {rate!r}, expected 0 <= rate < 1")
+    blocks = [module for module in model.modules() if hasattr(module, "drop_path2")]
+    for index, block in enumerate(blocks):
+        p = rate * index / max(len(blocks) - 1, 1)
+        for name in ("drop_path1", "drop_path2"):
+            drop = makers[kind](p) if p > 0 else nn.Identity()
+            setattr(block, name, drop.train(block.training))
 
 
-def _copied(value):
-    """Tables (dict, set) are copied so that additions do not reach the original; the rest is not."""
-    return value.copy() if isinstance(value, dict | set) else value
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """Dropout of a ViT's embedding (after the position table) and MLPs (after GELU and fc2).
+
+    These are the places of VPT's ViT, which uses 0.1 in full fine-tuning; its attention weights and
+    projections have none. Works before or after a method is attached.
+
+    Raises:
+        MethodError: the model is not a ViT, or the rate is not in [0, 1).
+    """
+    if not isinstance(model, VisionTransformer):
+        raise MethodError(f"{type(model).__name__}: set_dropout is for a VisionTransformer")
+    if not 0 <= rate < 1:
+        raise MethodError(f"dropout rate: found {rate!r}, expected 0 <= rate < 1")
+    model.pos_drop.p = rate
+    for module in model.modules():
+        if isinstance(module, Mlp):
+            module.drop1.p = module.drop2.p = rate

@@ -96,17 +96,18 @@ def merge(model: nn.Module) -> nn.Module:
     Frozen tensors that merging does not change are shared between the two, not copied.
 
     Raises:
-        CannotMerge: the method has a part that is not linear.
+        CannotMerge: no plain timm model equals it; the method's file says why in CANNOT_MERGE, or
+            one of its modules does if that depends on the backbone or the options.
     """
-    shared = {id(p): p for p in model.parameters() if not p.requires_grad}
-    plain = copy.deepcopy(model, dict(shared))
-    reason = getattr(registry.load(model.peft.method), "CANNOT_MERGE", None)
-    if reason:
-        raise CannotMerge(f"{model.peft.method} cannot be merged: {reason}")
+    for part in (registry.load(model.peft.method), *model.modules()):
+        if reason := getattr(part, "CANNOT_MERGE", None):
+            raise CannotMerge(f"{model.peft.method} cannot be merged: {reason}")
+    plain = copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
     for parent in list(plain.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Adapted):
                 setattr(parent, name, child.merged())
     Anatomy(plain).absorb_merging_bias()
+    plain._modules.pop("shared", None)  # what layers shared (Anatomy.share) is folded into them
     del plain.peft
     return plain.requires_grad_(False)

@@ -30,8 +30,12 @@ _HERE = Path(__file__).parent
 _plugins: dict[str, Path] = {}
 
 
-class MethodError(ValueError):
-    """An unknown method or option, or a model that a method cannot be attached to; one line."""
+class InputError(ValueError):
+    """Bad input, in one line that says where, what was found and what was expected; exit code 2."""
+
+
+class MethodError(InputError):
+    """An unknown method or option, or a model that a method cannot be attached to."""
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:
@@ -78,7 +82,10 @@ def options(name: str, given: typing.Mapping[str, Any] | None = None):
         if key not in fields:
             known = nearest(key, fields) if fields else "it has none"
             raise MethodError(f"method {name}: unknown option {key!r}; {known}")
-        values[key] = _checked(f"method {name}: option {key}", value, types_of[key])
+        try:
+            values[key] = checked(f"option {key}", value, types_of[key])
+        except InputError as error:
+            raise MethodError(f"method {name}: {error}") from None
     try:
         return cls(**values)
     except ValueError as error:  # a condition between options, from the class's __post_init__
@@ -146,25 +153,35 @@ def _options_class(name: str) -> type:
     return dataclasses.make_dataclass("Options", [], frozen=True)
 
 
-def _checked(what: str, value: Any, kind: Any) -> Any:
-    """`value` as type `kind` (bool, int, float, str, None, Literal, tuple, unions), or an error."""
+def checked(where: str, value: Any, kind: Any) -> Any:
+    """`value` as type `kind`: bool, int, float, str, None, Literal, tuple or a union of them.
+
+    Text is accepted for a number (YAML reads 5e-4 as text) and for a tuple (comma-separated).
+
+    Raises:
+        InputError: it is of another type or not among the choices; begins with `where`.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         if value in arguments and not isinstance(value, bool):
             return value
-        choices = ", ".join(map(str, arguments))
-        raise MethodError(f"{what}: found {value!r}, expected one of {choices}")
+        raise InputError(f"{where}: found {value!r}, expected one of {', '.join(arguments)}")
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _checked(what, value, next(a for a in arguments if a is not type(None)))
+        return checked(where, value, next(a for a in arguments if a is not type(None)))
     if origin is tuple:
         items = value.split(",") if isinstance(value, str) else value
-        if not isinstance(items, (list, tuple)):
-            raise MethodError(f"{what}: found {value!r}, expected a list")
-        return tuple(_checked(what, item, arguments[0]) for item in items)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        if isinstance(items, list | tuple):
+            return tuple(checked(where, item, arguments[0]) for item in items)
+    elif kind in (int, float) and not isinstance(value, bool):
+        try:
+            number = kind(value)
+            if not isinstance(value, float) or number == value:  # 2.5 is no int
+                return number
+        except (TypeError, ValueError):
+            pass
+    elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
-    raise MethodError(f"{what}: found {value!r}, expected {kind.__name__}")
+    expected = "list" if origin is tuple else kind.__name__
+    raise InputError(f"{where}: found {value!r}, expected {expected}")

@@ -1,0 +1,120 @@
+"""What a run is: a frozen config, and the id that is a hash of it. Nothing here needs torch."""
+
+import hashlib
+import json
+import typing
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from methods.registry import InputError, checked, nearest
+
+
+class ConfigError(InputError):
+    """A bad name or value in a config, a recipe, a spec or on the command line."""
+
+
+# The defaults below are part of the meaning of every run id: a field that has its default does not
+# enter the hash, so that a new field leaves old ids alone. Never change a default; add a field.
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. The neutral defaults are what a recipe file starts from."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3  # the nominal (peak) learning rate, as used, not per 256 images
+    weight_decay: float = 1e-4
+    momentum: float = 0.9  # sgd only
+    # which tensors are spared weight decay: none; vectors (1-D, as timm); or those whose name
+    # contains "bias" or "norm" (RLRR's code)
+    no_decay: Literal["none", "vectors", "bias_norm"] = "none"
+    clip_grad: float = 0.0  # 0: off, else the largest global gradient norm
+    epochs: int = 100  # length of the schedule; cooldown comes on top
+    batch_size: int = 64
+    drop_last: bool = False
+    schedule: Literal["cosine", "restarts", "constant"] = "cosine"
+    schedule_unit: Literal["epoch", "step"] = "epoch"  # how often the learning rate moves
+    warmup_epochs: int = 10
+    warmup_lr: float = 1e-6
+    min_lr: float = 0.0
+    warmup_prefix: bool = False  # True: the cosine starts after the warm-up, not under it
+    cooldown_epochs: int = 0  # more epochs at min_lr
+    restart_epochs: int = 10  # restarts only: first period; the next are restart_factor longer
+    restart_factor: int = 1
+    # the authors' loops set epoch e to the rate of epoch e - 1 (scheduler stepped after the epoch)
+    schedule_lag: bool = False
+    drop_path: float = 0.0  # rate in the last block, linear from 0 in the first
+    drop_path_kind: Literal["path", "element"] = "path"  # element: RLRR's code on ViT
+    dropout: float = 0.0  # the backbone's own dropout (VPT's full fine-tuning has 0.1)
+    label_smoothing: float = 0.0
+    hflip: bool = False
+    normalisation: Literal["backbone", "half", "imagenet", "none"] = "backbone"
+    head_init: Literal["zero", "trunc_normal", "linear", "vpt"] = "trunc_normal"
+    amp: bool = True  # bf16 autocast where the device has it, else float32
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: this method on this backbone and task, trained by this recipe from this seed."""
+
+    benchmark: str
+    task: str
+    backbone: str  # full timm tag
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)  # those that differ from the default
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+    train_split: Literal["trainval", "train"] = "trainval"
+    eval_split: Literal["test", "val"] = "test"
+    eval_every: int = 0  # epochs; 0: once, after the last one
+    smoke: bool = False  # short lists or random weights were accepted: never a result
+
+    @property
+    def run_id(self) -> str:
+        """12 hex digits of the SHA-256 of the canonical JSON of what differs from the defaults."""
+        text = json.dumps(_changed(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """For people: method, task, backbone, seed."""
+        return f"{self.method} {self.task} seed {self.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "RunConfig":
+        """The inverse of `to_dict`; missing fields get their defaults, unknown ones are refused."""
+        recipe = recipe_from(data.get("recipe", {}), "recipe")
+        unknown = set(data) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ConfigError(f"run config: unknown key {sorted(unknown)[0]!r}")
+        return cls(**{**data, "recipe": recipe})
+
+
+def recipe_from(values: dict[str, Any], where: str) -> Recipe:
+    """A Recipe from plain values, every key and type checked; `where` begins the error message."""
+    kinds = typing.get_type_hints(Recipe)
+    for key, value in values.items():
+        if key not in kinds:
+            raise ConfigError(f"{where}: unknown recipe key {key!r}; {nearest(key, kinds)}")
+        values = {**values, key: checked(f"{where}: {key}", value, kinds[key])}
+        if isinstance(values[key], int | float) and values[key] < 0:
+            raise ConfigError(f"{where}: {key}: found {value!r}, expected 0 or more")
+    return Recipe(**values)
+
+
+def _changed(config: Any) -> dict[str, Any]:
+    """The fields that differ from their defaults, nested recipe included."""
+    out = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if isinstance(value, Recipe):
+            value = _changed(value)
+        if f.default_factory is dict or isinstance(value, dict):
+            if value:
+                out[f.name] = value
+        elif value != f.default:
+            out[f.name] = value
+    return out

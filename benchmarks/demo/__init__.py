@@ -1,0 +1,1 @@
+"""A benchmark that ships with the project: two small backbones and six small tasks."""

@@ -1,0 +1,148 @@
+"""Draws the six demo tasks to disk, in the layout of the VTAB-1k archive.
+
+    <root>/demo/VERSION
+    <root>/demo/<task>/<split>.txt                "images/<split>/000000.png LABEL" per line
+    <root>/demo/<task>/images/<split>/000000.png
+
+for the splits train800, val200, test and train800val200 (copies of the 800, then of the 200).
+"""
+
+import csv
+import io
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.demo import scenes
+
+# Raise it with every change to what is drawn: it stamps a drawn set, and seeds nothing.
+VERSION = 1
+FOLDER = "demo"
+STAMP = "VERSION"
+TASKS_FILE = Path(__file__).parent / "tasks.csv"
+DRAWN_SPLITS = ("train800", "val200", "test")
+SPLITS = (*DRAWN_SPLITS, "train800val200")
+# Scanned digits seen in training and validation; the others (797) are the test set's.
+TRAINING_DIGITS = 1000
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of tasks.csv."""
+
+    name: str
+    group: str
+    num_classes: int
+    sizes: dict[str, int]  # split -> number of images
+
+
+def read_tasks(path: Path = TASKS_FILE) -> list[Task]:
+    """The six tasks, in the order of the file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Task(
+                name=row["name"],
+                group=row["group"],
+                num_classes=int(row["num_classes"]),
+                sizes={split: int(row[f"n_{split}"]) for split in SPLITS},
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def draw_split(task: Task, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 32, 32, 3) uint8 images and (n,) labels of a drawn split, always the same ones.
+
+    Classes are as even as n allows, in random order.
+    """
+    n = task.sizes[split]
+    # The name seeds the task, so that a further task or another order changes no picture.
+    rng = np.random.default_rng([*task.name.encode(), DRAWN_SPLITS.index(split)])
+    labels = rng.permutation(np.arange(n) % task.num_classes)
+    if task.name == "digits":
+        scans = scenes.digit_order()
+        training, test = scans[:TRAINING_DIGITS], scans[TRAINING_DIGITS:]
+        return scenes.digits(rng, labels, test if split == "test" else training), labels
+    scene: Callable[[np.random.Generator, np.ndarray], np.ndarray] = getattr(scenes, task.name)
+    return scene(rng, labels), labels
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="png", compress_level=1)
+    return buffer.getvalue()
+
+
+def _write_split(folder: Path, split: str, files: list[bytes], labels: np.ndarray) -> None:
+    images = folder / "images" / split
+    images.mkdir(parents=True)
+    lines = []
+    for index, (content, label) in enumerate(zip(files, labels.tolist(), strict=True)):
+        name = f"{index:06d}.png"
+        (images / name).write_bytes(content)
+        lines.append(f"images/{split}/{name} {label}\n")
+    (folder / f"{split}.txt").write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def write_task(task: Task, folder: Path) -> None:
+    """Draws all four splits of a task into a new folder."""
+    files, labels = {}, {}
+    for split in DRAWN_SPLITS:
+        images, labels[split] = draw_split(task, split)
+        files[split] = [_png(pixels) for pixels in images]
+        _write_split(folder, split, files[split], labels[split])
+    both = np.concatenate([labels["train800"], labels["val200"]])
+    _write_split(folder, "train800val200", files["train800"] + files["val200"], both)
+
+
+def _stamp() -> str:
+    return f"demo tasks, version {VERSION}\n"
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds the whole set of this version, every file of it."""
+    stamp = folder / STAMP
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != _stamp():
+        return False
+    for task in read_tasks():
+        for split, size in task.sizes.items():
+            images = folder / task.name / "images" / split
+            if not (folder / task.name / f"{split}.txt").is_file() or not images.is_dir():
+                return False
+            if len(os.listdir(images)) != size:
+                return False
+    return True
+
+
+def write_tasks(root: Path, report: Callable[[str], None] = lambda name: None) -> bool:
+    """Draws the six tasks to root/demo unless they are there already; says whether it drew.
+
+    report(name) is called after each task. The set appears in one rename, complete or not at all.
+    Raises FileExistsError where root/demo is something else than an older set of these tasks.
+    """
+    target = root / FOLDER
+    if is_complete(target):
+        return False
+    if target.exists() and not (target / STAMP).is_file() and any(target.iterdir()):
+        raise FileExistsError(f"{target} exists and is not a set of demo tasks; move it away")
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{FOLDER}-", dir=root) as scratch:
+        fresh = Path(scratch) / "new"
+        for task in read_tasks():
+            write_task(task, fresh / task.name)
+            report(task.name)
+        (fresh / STAMP).write_text(_stamp(), encoding="utf-8")
+        if target.exists():
+            os.rename(target, Path(scratch) / "old")
+        try:
+            os.rename(fresh, target)
+        except OSError:
+            # Another process was faster; its set is the same, pixel for pixel.
+            if not is_complete(target):
+                raise
+    return True

@@ -1,0 +1,148 @@
+"""What a person sees in the terminal: live progress of a sweep, the plan, the status."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks.config import RunConfig
+from paper_tables.specs import Cell
+
+from .cluster import Event
+from .grid import STATES, State, by_row
+
+
+class SweepView:
+    """Live progress: runs done of all, the rate and the time left, and what every worker does."""
+
+    def __init__(self, total: int, title: str, console: Console):
+        self.total, self.console = total, console
+        self.done = self.failed = 0
+        self.began = time.monotonic()
+        self.now: dict[int, str] = {}
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[eta]}"),
+            console=console,
+        )
+        self.task = self.bar.add_task(title, total=total, rate="", eta="")
+        self.live = Live(self._picture(), console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "SweepView":
+        if self.console.is_terminal:
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.console.is_terminal:
+            self.live.__exit__(*exception)
+
+    def report(self, event: Event) -> None:
+        """Show an event; without a terminal, a line for every run that ends."""
+        if event.kind == "start":
+            self.now[event.worker] = f"{event.config.name}"
+        elif event.kind == "epoch":
+            epoch, epochs, rate = event.details
+            text = f"{event.config.name}  epoch {epoch}/{epochs}  {rate:,.0f} images/s"
+            self.now[event.worker] = text
+        else:
+            self._ended(event)
+        self.live.update(self._picture())
+
+    def _ended(self, event: Event) -> None:
+        self.now.pop(event.worker, None)
+        self.done += 1
+        passed = time.monotonic() - self.began
+        left = passed / self.done * (self.total - self.done)
+        what = "steps" if event.kind == "prepared" else "runs"
+        rate = f"{60 * self.done / passed:.1f} {what}/min"
+        eta = f"about {clock(left)} left" if self.done < self.total else ""
+        self.bar.update(self.task, completed=self.done, rate=rate, eta=eta)
+        line = ""
+        if event.kind == "failed":
+            self.failed += 1
+            line = f"failed  {event.config.name}: {event.details['error']}"
+            self.console.print(line, style="red", markup=False, highlight=False)
+        elif not self.console.is_terminal and event.kind == "done":
+            score = event.details["top1_last"]
+            self.console.print(
+                f"{self.done}/{self.total}  {event.config.name}  top-1 {score:.1f}"
+                f"  {event.details['seconds_total']:.0f} s  {rate}  {eta}",
+                highlight=False,
+            )
+
+    def _picture(self) -> Group:
+        lines = [f"  [dim]{text}[/dim]" for _, text in sorted(self.now.items())]
+        return Group(self.bar, *lines)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 45 s, 3 min 20 s or 2 h 05 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def print_plan(
+    cells: list[Cell], todo: Iterable[RunConfig], found: dict[str, State], console: Console
+) -> None:
+    """The dry run: every row with its cells, and the runs that a sweep would do."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("row", "method", "backbone", "recipe"):
+        table.add_column(name, no_wrap=True)
+    for name in ("tasks", "seeds", "cells", "done", "to run"):
+        table.add_column(name, justify="right")
+    todo = {config.run_id for config in todo}
+    rows: dict[str, list[Cell]] = {}
+    for cell in cells:
+        rows.setdefault(cell.row.key, []).append(cell)
+    for own in rows.values():
+        row, config = own[0].row, own[0].config
+        ids = [cell.config.run_id for cell in own if cell.config]
+        ready = sum(found[run_id] == "done" for run_id in ids)
+        left = str(sum(run_id in todo for run_id in ids)) if config else "not built"
+        backbone = config.backbone if config else row.backbone
+        table.add_row(
+            row.label,
+            row.method,
+            backbone,
+            row.recipe,
+            str(len({cell.task.name for cell in own})),
+            str(len({cell.seed for cell in own})),
+            str(len(own)),
+            str(ready),
+            left,
+        )
+    console.print(table)
+
+
+def print_status(
+    cells: list[Cell], found: dict[str, State], errors: dict[str, str], console: Console
+) -> None:
+    """Counts of states by row, and the last error of every failed run."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("row", no_wrap=True)
+    colours = {"done": "green", "running": "cyan", "failed": "red"}
+    for state in STATES:
+        title = "not built" if state == "unbuilt" else state
+        table.add_column(title, justify="right", style=colours.get(state))
+    total: Counter = Counter()
+    for label, counts in by_row(cells, found).items():
+        table.add_row(label, *(str(counts[state] or "") for state in STATES))
+        total += counts
+    table.add_section()
+    table.add_row("all", *(str(total[state]) for state in STATES), style="bold")
+    console.print(table)
+    for name, error in errors.items():
+        console.print(f"failed  {name}: {error}", style="red", markup=False, highlight=False)

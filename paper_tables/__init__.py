@@ -1,0 +1,1 @@
+"""The paper: its printed numbers, the specs of its tables, selection, statistics and rendering."""

@@ -1,0 +1,213 @@
+"""Specs: the rows and columns of the paper's tables as YAML, and the runs that each cell needs.
+
+A spec says which method, options, backbone and recipe a row stands for; a profile says what the
+names mean (the paper's, or the demo's). `plan` turns both into run configs. No torch is needed.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import methods
+from benchmarks import recipes, tasks
+from benchmarks.config import ConfigError, RunConfig
+from benchmarks.recipes import read_yaml
+from benchmarks.tasks import Task
+from methods.registry import nearest
+
+FOLDER = Path(__file__).with_name("specs")
+PROFILES = Path(__file__).with_name("profiles.yaml")
+TABLES = {
+    "2": ("table2",),
+    "3": ("table3",),
+    "4": ("table4a", "table4b"),
+    "5": ("table5",),
+    "6": ("table6",),
+}
+PROTOCOLS = ("recipe", "best_test")
+COUNTED = ("trainable", "method")  # what the printed Params. column counts: with the head, without
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: `key` on the command line and in files, `label` as printed."""
+
+    key: str
+    label: str
+    method: str
+    backbone: str
+    recipe: str
+    options: dict[str, Any] = field(default_factory=dict)
+    params: str = "trainable"
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One table; `columns` is "tasks" or "groups" (only their means are printed)."""
+
+    name: str
+    title: str
+    benchmark: str
+    rows: dict[str, Row]
+    columns: str = "tasks"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the names in the specs stand for, the seeds and an overriding recipe."""
+
+    name: str
+    seeds: tuple[int, ...]
+    backbones: dict[str, str] = field(default_factory=dict)
+    benchmarks: dict[str, str] = field(default_factory=dict)
+    recipe: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of one cell of a table; without a config, `reason` says why it cannot be run."""
+
+    spec: Spec
+    row: Row
+    task: Task
+    seed: int
+    config: RunConfig | None
+    source: str = ""  # where the recipe's values come from
+    reason: str = ""
+
+
+@cache
+def load(name: str) -> Spec:
+    """A spec by name ("table2"), every key checked.
+
+    Raises:
+        ConfigError: names the file and the key.
+    """
+    path = FOLDER / f"{name}.yaml"
+    content = read_yaml(path)
+    defaults = {"backbone": content.pop("backbone", None)}
+    allowed = {f.name for f in dataclasses.fields(Row)} - {"key"}
+    rows = {}
+    for key, values in content.pop("rows", {}).items():
+        for name_ in values:
+            if name_ not in allowed:
+                raise ConfigError(
+                    f"{path}: row {key}: unknown key {name_!r}; {nearest(name_, allowed)}"
+                )
+        rows[key] = Row(**({"key": key} | defaults | values))
+        if rows[key].params not in COUNTED:
+            expected = " or ".join(COUNTED)
+            raise ConfigError(
+                f"{path}: row {key}: params: found {rows[key].params!r}, expected {expected}"
+            )
+    try:
+        return Spec(name=name, rows=rows, **content)
+    except TypeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def profile(name: str) -> Profile:
+    """A profile by name.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    content = read_yaml(PROFILES)
+    if name not in content:
+        raise ConfigError(f"unknown profile {name!r}; {nearest(name, content)}")
+    return Profile(**{**content[name], "name": name, "seeds": tuple(content[name]["seeds"])})
+
+
+def chosen_rows(spec: Spec, wanted: Iterable[str] | None) -> list[Row]:
+    """The rows by key or label; a method that is no row gets one, with our default recipe.
+
+    Raises:
+        ConfigError: a word that is neither a row nor a method.
+    """
+    if wanted is None:
+        return list(spec.rows.values())
+    by_label = {row.label.lower(): key for key, row in spec.rows.items()}
+    rows = []
+    for word in wanted:
+        key = by_label.get(word.lower(), word)
+        if key in spec.rows:
+            rows.append(spec.rows[key])
+        elif word in methods.names():
+            backbone = next(iter(spec.rows.values())).backbone
+            rows.append(Row(word, word, word, backbone, "ours"))
+        else:
+            known = {*spec.rows, *methods.names()}
+            raise ConfigError(f"unknown row {word!r} of {spec.name}; {nearest(word, known)}")
+    return rows
+
+
+def plan(
+    spec: Spec,
+    profile: Profile,
+    rows: Iterable[str] | None = None,
+    wanted_tasks: Iterable[str] | None = None,
+    seeds: Iterable[int] | None = None,
+    protocol: str = "recipe",
+    overrides: dict[str, Any] | None = None,
+    smoke: bool = False,
+) -> list[Cell]:
+    """The runs of a table, row by row, task by task, seed by seed.
+
+    Args:
+        overrides: recipe keys that win over the recipe files, such as {"epochs": 1}.
+
+    Raises:
+        ConfigError, MethodError: an unknown row, task, recipe key or option.
+    """
+    benchmark = profile.benchmarks.get(spec.benchmark, spec.benchmark)
+    columns = tasks.select(benchmark, wanted_tasks)
+    cells = []
+    for row in chosen_rows(spec, rows):
+        backbone = profile.backbones.get(row.backbone, row.backbone)
+        for task in columns:
+            base = _config(row, profile, backbone, task, protocol, overrides, smoke)
+            for seed in profile.seeds if seeds is None else seeds:
+                config, source, reason = base
+                config = replace(config, seed=seed) if config else None
+                cells.append(Cell(spec, row, task, seed, config, source, reason))
+    return cells
+
+
+def _config(
+    row: Row,
+    profile: Profile,
+    backbone: str,
+    task: Task,
+    protocol: str,
+    overrides: dict[str, Any] | None,
+    smoke: bool,
+) -> tuple[RunConfig | None, str, str]:
+    if row.method not in methods.names():
+        return None, "", f"method {row.method!r} is not built"
+    recipe = profile.recipe or row.recipe
+    found = recipes.resolve(recipe, row.method, backbone, task, overrides)
+    options = methods.options(row.method, found.options | row.options)
+    defaults = methods.options(row.method)
+    changed = {
+        key: value
+        for key, value in dataclasses.asdict(options).items()
+        if value != getattr(defaults, key)
+    }
+    changed = {k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}
+    config = RunConfig(
+        benchmark=task.benchmark,
+        task=task.name,
+        backbone=backbone,
+        method=row.method,
+        options=changed,
+        recipe=found.recipe,
+        eval_every=1 if protocol == "best_test" else 0,
+        smoke=smoke,
+    )
+    return config, f"recipe {recipe}: {found.source}", ""

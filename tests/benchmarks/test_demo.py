@@ -1,0 +1,236 @@
+"""Tests of benchmarks.demo: pictures, tasks on disk, backbones and their checkpoints."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from benchmarks.demo import scenes, tasks
+from benchmarks.demo.__main__ import main
+from benchmarks.demo.models import MODEL_NAMES, WEIGHTS, checkpoint_path
+from benchmarks.demo.pretrain import LOG_FIELDS, Recipe, accuracy, labelled_images, train, turned
+from benchmarks.demo.render import CLASSES, IMAGE_SIZE, SHAPES, render
+
+MODELS = sorted(MODEL_NAMES)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The six tasks, drawn once; the folder that holds `demo`."""
+    root = tmp_path_factory.mktemp("data")
+    assert main(["data", str(root)]) == 0
+    return root
+
+
+def read_list(path: Path) -> list[tuple[str, int]]:
+    text = path.read_bytes().decode()
+    assert text.endswith("\n") and "\r" not in text
+    lines = [line.split(" ") for line in text.splitlines()]
+    assert all(len(line) == 2 for line in lines)
+    return [(name, int(label)) for name, label in lines]
+
+
+def test_renderer_repeats_itself_for_a_seed_and_not_for_another() -> None:
+    labels = np.arange(len(CLASSES))
+    first, second = (render(np.random.default_rng(3), labels) for _ in range(2))
+    other = render(np.random.default_rng(4), labels)
+    assert first.dtype == np.uint8 and first.shape == (len(labels), IMAGE_SIZE, IMAGE_SIZE, 3)
+    assert np.array_equal(first, second)
+    assert (first != other).mean() > 0.5
+
+
+def test_shapes_lie_within_their_frame() -> None:
+    """An object's size is its radius: inside at some point, outside from 1.4 radii on."""
+    angle = np.linspace(0, 2 * np.pi, 64, dtype=np.float32)
+    radius = np.linspace(0, 1.4, 64, dtype=np.float32)[:, None]
+    for name, distance in SHAPES.items():
+        value = distance(radius * np.cos(angle), radius * np.sin(angle))
+        assert value.min() < -0.1, name
+        assert (value[-1] > 0).all(), name
+
+
+@pytest.mark.parametrize("name", ["textures", "cells", "terrain", "sprite_loc", "sprite_ori"])
+def test_scenes_repeat_themselves_for_a_seed(name: str) -> None:
+    draw = getattr(scenes, name)
+    first, second = (draw(np.random.default_rng(1), np.arange(40) % 5) for _ in range(2))
+    assert np.array_equal(first, second) and first.std() > 10
+
+
+def test_layout_is_that_of_the_archive(drawn: Path) -> None:
+    for task in tasks.read_tasks():
+        folder = drawn / "demo" / task.name
+        lists = {split: read_list(folder / f"{split}.txt") for split in tasks.SPLITS}
+        for split, rows in lists.items():
+            assert len(rows) == task.sizes[split]
+            assert [name for name, _ in rows] == [
+                f"images/{split}/{index:06d}.png" for index in range(len(rows))
+            ]
+            assert {label for _, label in rows} == set(range(task.num_classes))
+            assert len(list((folder / "images" / split).iterdir())) == len(rows)
+        parts = lists["train800"] + lists["val200"]
+        assert [label for _, label in lists["train800val200"]] == [label for _, label in parts]
+        for (copy, _), (original, _) in zip(lists["train800val200"], parts, strict=True):
+            assert (folder / copy).read_bytes() == (folder / original).read_bytes()
+        for split in tasks.DRAWN_SPLITS:
+            for name, _ in lists[split]:
+                with Image.open(folder / name) as image:
+                    image.load()
+                    assert (image.size, image.mode) == ((IMAGE_SIZE, IMAGE_SIZE), "RGB")
+
+
+def test_splits_share_no_picture(drawn: Path) -> None:
+    for task in tasks.read_tasks():
+        images = drawn / "demo" / task.name / "images"
+        contents = [
+            path.read_bytes() for split in tasks.DRAWN_SPLITS for path in (images / split).iterdir()
+        ]
+        assert len(set(contents)) == len(contents)
+
+
+def test_a_complete_set_is_left_alone_and_a_broken_one_replaced(
+    drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = drawn / "demo" / "cells" / "images" / "test" / "000000.png"
+    before = image.stat()
+    assert tasks.write_tasks(drawn) is False
+    assert image.stat().st_mtime_ns == before.st_mtime_ns
+
+    pixels = image.read_bytes()
+    image.unlink()
+    assert tasks.write_tasks(drawn) is True
+    assert image.read_bytes() == pixels  # drawn anew, the same
+
+    monkeypatch.setattr(tasks, "VERSION", tasks.VERSION + 1)
+    assert not tasks.is_complete(drawn / "demo")
+    assert [path.name for path in drawn.iterdir()] == ["demo"]
+
+
+def test_a_run_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(task: tasks.Task, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        if task.name == "cells":
+            raise OSError("disk full")
+
+    monkeypatch.setattr(tasks, "write_task", fail)
+    assert main(["data", str(tmp_path)]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_folder_is_not_touched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "mine.txt").write_text("keep")
+    assert main(["data", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert (tmp_path / "demo" / "mine.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["data"],
+        ["pretrain", "--steps", "0"],
+        ["pretrain", "--minutes", "nan"],
+        ["pretrain", "--model", "resnet"],
+        ["pretrain", "--seed", "-1"],
+        ["pretrain", "--steps", "5", "--minutes", "5"],
+    ],
+)
+def test_bad_arguments_end_with_one_line(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_tasks_file_agrees_with_the_scenes() -> None:
+    listed = tasks.read_tasks()
+    assert len(listed) == 6
+    groups = [task.group for task in listed]
+    assert all(groups.count(group) == 2 for group in ("natural", "specialized", "structured"))
+    sizes = {task.name: task.num_classes for task in listed}
+    assert sizes["textures"] == len(scenes.FAMILIES) and sizes["terrain"] == len(scenes.COVERS)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_pretrained_cfg_and_new_head(model: str) -> None:
+    network = timm.create_model(MODEL_NAMES[model], pretrained=False, num_classes=5)
+    assert network(torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE)).shape == (2, 5)
+    cfg = network.pretrained_cfg
+    assert cfg["num_classes"] == len(CLASSES) and cfg["input_size"] == (3, 32, 32)
+    assert cfg["mean"] == cfg["std"] == (0.5, 0.5, 0.5) and cfg["interpolation"] == "bicubic"
+
+
+def test_swin_shifts_a_window() -> None:
+    network = timm.create_model(MODEL_NAMES["swin"], pretrained=False)
+    shifts = [tuple(block.shift_size) for stage in network.layers for block in stage.blocks]
+    assert shifts == [(0, 0), (2, 2), (0, 0), (0, 0)]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_committed_checkpoint_is_as_good_as_its_header_says(model: str) -> None:
+    path = checkpoint_path(MODEL_NAMES[model])
+    assert path.stat().st_size < 3_000_000
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    assert header["classes"] == str(len(CLASSES))
+    assert header["class_names"].split() == ["/".join(name) for name in CLASSES]
+    with (WEIGHTS / f"{MODEL_NAMES[model]}.log.csv").open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    assert last["held_out_accuracy"] == header["held_out_accuracy"]
+
+    network = timm.create_model(MODEL_NAMES[model], pretrained=False, num_classes=len(CLASSES))
+    network.load_state_dict(load_file(path), strict=True)
+    found = accuracy(network, *labelled_images(np.random.default_rng(12345), 4096))
+    noted = float(header["held_out_accuracy"])
+    # Two samples of at least 2,048 pictures each: 0.04 is over two and a half standard errors.
+    assert abs(found - noted) < 0.04
+    # timm finds the file by itself, too.
+    same = timm.create_model(MODEL_NAMES[model], pretrained=True)
+    assert torch.equal(same.norm.weight, network.norm.weight)
+
+
+def test_turning_keeps_each_picture_whole() -> None:
+    images = torch.randn(16, 3, 4, 4)
+    out = turned(images)
+    assert torch.equal(out[:2], images[:2]) and not torch.equal(out[2:], images[2:])
+    assert torch.allclose(out.sum((1, 2, 3)), images.sum((1, 2, 3)), atol=1e-5)
+
+
+def test_training_repeats_itself_for_a_seed() -> None:
+    recipe = Recipe(steps=2, batch_size=16, pool_size=48, held_out=16, seed=5)
+    first, second = (train(recipe, lambda *_: None)[0].state_dict() for _ in range(2))
+    assert all(torch.allclose(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_one_step_of_pretraining_writes_a_checkpoint(model: str, tmp_path: Path) -> None:
+    assert main(["pretrain", "--model", model, "--steps", "1", "--out", str(tmp_path)]) == 0
+    name = MODEL_NAMES[model]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{name}.log.csv",
+        f"{name}.safetensors",
+    ]
+    network = timm.create_model(name, pretrained=False, num_classes=len(CLASSES))
+    network.load_state_dict(load_file(tmp_path / f"{name}.safetensors"), strict=True)
+    with (tmp_path / f"{name}.log.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert tuple(row) == LOG_FIELDS and row["step"] == "1"
+    with safe_open(tmp_path / f"{name}.safetensors", framework="pt") as file:
+        header = file.metadata()
+    assert header["seed"] == "0"
+    assert header["command"] == (
+        f"python -m benchmarks.demo pretrain --model {model} --steps 1 --seed 0"
+    )
