@@ -76,7 +76,8 @@ def _run(
     init_head(Anatomy(model).head.module, recipe.head_init)
     methods.apply(config.method, model, **config.options)
     set_drop_path(model, recipe.drop_path, recipe.drop_path_kind)
-    set_dropout(model, recipe.dropout)
+    if recipe.dropout:
+        set_dropout(model, recipe.dropout)
     model.to(device)
     started = time.perf_counter()
 

@@ -31,6 +31,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from methods.registry import InputError
+
 ORIGINAL = "original ImageNet-21k"
 AUGREG = "AugReg ImageNet-21k"
 SWIN_22K = "ImageNet-22k"
@@ -52,7 +54,7 @@ _HEAD = re.compile(r"(head|pre_logits)[./]")
 Shape = tuple[int, ...]
 
 
-class BackboneError(ValueError):
+class BackboneError(InputError):
     """A backbone that cannot be had as asked; one line with the file, what was found and wanted."""
 
 

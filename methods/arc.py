@@ -10,7 +10,7 @@ with its own U. Dropout on the r-wide code X U diag(c). Swin has a U for every s
 there, as in the authors' code, the MLP site acts on the residual stream before the norm.
 
 U starts Xavier-uniform, a at zero, c at zero in the attention site but Xavier-uniform as a 1 x r
-tensor in the MLP site: not the pre-trained function (about 8 % of the MLP's input at D = 768).
+tensor in the MLP site: not the pre-trained function (about 9 % of the MLP's input at D = 768).
 
 Parameters: sites (sum of D r over the stages + L r + SD); ViT: sites (D r + L (r + D)).
 """

@@ -40,7 +40,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     pretrain = commands.add_parser("pretrain", help="train a demo backbone from scratch")
     pretrain.add_argument("--model", choices=("vit", "swin"), default="vit")
     length = pretrain.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=_positive(int), help="length in training steps")
+    length.add_argument("--steps", type=_positive(int), help="length (default: as committed)")
     length.add_argument("--minutes", type=_positive(float), help="length on the clock instead")
     pretrain.add_argument("--seed", type=_seed, default=0)
     pretrain.add_argument("--out", type=Path, help="folder (default: the committed weights')")
@@ -52,9 +52,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def _pretrain(arguments: argparse.Namespace) -> None:
     # Imported here: drawing the data needs neither torch nor timm.
     from benchmarks.demo.models import WEIGHTS
-    from benchmarks.demo.pretrain import Recipe, pretrain
+    from benchmarks.demo.pretrain import STEPS, Recipe, pretrain
 
-    given = {
+    given = {"steps": STEPS[arguments.model]} | {
         name: getattr(arguments, name)
         for name in ("model", "steps", "minutes", "seed")
         if getattr(arguments, name) is not None

@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from benchmarks.demo.models import MODEL_NAMES, checkpoint_path
 from benchmarks.demo.render import CLASSES, render
 
+# The lengths of the runs that made the committed checkpoints.
+STEPS = {"vit": 9500, "swin": 5000}
 LOG_FIELDS = ("step", "loss", "held_out_accuracy", "seconds")
 # Training reads a pool of pictures of which every step replaces a batch's REUSE-th part: each
 # picture is seen about REUSE times, turned and mirrored, which costs less than drawing a new one.
@@ -31,7 +33,7 @@ class Recipe:
     """How long and how to pretrain; the run ends at `steps`, or after `minutes` if given."""
 
     model: str = "vit"
-    steps: int = 10_000
+    steps: int = STEPS["vit"]
     minutes: float | None = None
     seed: int = 0
     batch_size: int = 256

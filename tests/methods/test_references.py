@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import adapted, backbone, images, perturb
+from small_models import adapted, backbone, images, perturb
 from timm.layers import DropPath
 from torch import nn
 
@@ -282,6 +282,7 @@ def test_mlp_head_by_hand():
     assert [m.p for m in model.head_drop if isinstance(m, nn.Dropout)] == [0.0, 0.1, 0.1, 0.1]
     h = features
     for layer, norm in zip(hidden, norms, strict=True):
+        assert layer.weight.std().item() == pytest.approx((2 / 32) ** 0.5, rel=0.1)
         norm.weight.uniform_(0.5, 2), norm.running_mean.normal_(), norm.running_var.uniform_(1, 2)
         h = F.linear(h, layer.weight, layer.bias).relu()
         h = (h - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
@@ -308,6 +309,21 @@ def test_partial_trains_whole_modules(kind, k, expected):
     inside = tuple(f"{path}." for path in expected)
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == name.startswith((*inside, "head.")), name
+
+
+def test_dropout_acts_on_the_low_rank_code():
+    for name, rank in (("fact", 5), ("arc", 6), ("adaptformer", 7), ("adapter", 8)):
+        key = "bottleneck" if name.startswith("adapt") else "rank"
+        model = adapted("vit", name, {key: rank, "dropout": 0.5})
+        shapes = {}
+        for module in model.modules():
+            if isinstance(module, nn.Dropout) and module.p == 0.5:
+                shapes[module] = None
+                module.register_forward_hook(
+                    lambda m, given, y, shapes=shapes: shapes.update({m: given[0].shape})
+                )
+        model(images())
+        assert {shape[-1] for shape in shapes.values()} == {rank}, name
 
 
 # --------------------------------------------------------------------------------------- prompts

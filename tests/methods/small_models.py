@@ -96,9 +96,3 @@ def _cases() -> tuple[list, list]:
 
 
 SUPPORTED, REFUSED = _cases()
-
-
-def pytest_generate_tests(metafunc):
-    """A test with the arguments kind, name, options runs for every method on every backbone."""
-    if {"kind", "name", "options"} <= set(metafunc.fixturenames):
-        metafunc.parametrize("kind, name, options", SUPPORTED)

@@ -1,0 +1,28 @@
+"""What several test folders need: small data sets in the real layout, a small run config."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from samples import SMALL, write_task
+
+from benchmarks.config import Recipe, RunConfig
+
+torch.set_num_threads(1)  # bit-equal results, and test processes side by side
+
+
+@pytest.fixture
+def small_data(tmp_path: Path) -> Path:
+    """A data folder with two demo tasks of 16 training and 10 test images."""
+    for name in ("digits", "cells"):
+        write_task(tmp_path / "data", "demo", name, SMALL)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def small_config() -> RunConfig:
+    """Two epochs of linear probing of the demo ViT on `small_data`."""
+    recipe = Recipe(epochs=2, warmup_epochs=0, batch_size=8)
+    return RunConfig(
+        "demo", "digits", "vit_demo_patch8_32.shapes", "linear", recipe=recipe, smoke=True
+    )
