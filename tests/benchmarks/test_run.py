@@ -112,7 +112,7 @@ def test_records_are_written_once_and_read_back(tmp_path, small_config):
     assert results.read(run_id) is None and list(results.all()) == []
     path = results.write(failed(small_config, "no luck"))
     assert results.read(run_id)["error"] == "no luck"
-    assert [p for p in path.parent.iterdir()] == [path]
+    assert list(path.parent.iterdir()) == [path]
     whole = path.read_text()
     for damage in (whole[: len(whole) // 2], "[]", whole.replace('"schema": 1', '"schema": 99')):
         path.write_text(damage)
@@ -131,7 +131,7 @@ def test_a_failing_write_leaves_the_old_record(tmp_path, small_config, monkeypat
     with pytest.raises(OSError, match="No space left"):
         results.write(failed(small_config, "second"))
     assert results.read(small_config.run_id)["error"] == "first"
-    assert [p for p in path.parent.iterdir()] == [path]
+    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("method", ["linear", "lora"])

@@ -158,7 +158,7 @@ def test_it_learns():
 def test_same_seed_same_bits_other_seed_others():
     first, one = run(SHORT, net(dropout=0.5))
     again, two = run(SHORT, net(dropout=0.5))
-    other, three = run(SHORT, net(dropout=0.5), seed=1)
+    _other, three = run(SHORT, net(dropout=0.5), seed=1)
     assert first.curve == again.curve
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not all(torch.equal(one[name], three[name]) for name in one)
