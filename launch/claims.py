@@ -1,9 +1,10 @@
 """Claims: a run belongs to one process at a time, across sweeps and nodes.
 
-    <results>/claims/<run_id>.json    {"host", "pid", "born", "started"}
+    <results>/claims/<run_id>.<generation>.json    {"host", "pid", "born", "started"}
 
 A claim is made by hard-linking a finished file, which only one process can do. The claim of a dead
-process is taken over by renaming it away first, which again only one can do.
+process is not removed first, since by then it might be somebody's new one: it is superseded by the
+next generation, which again only one process can make.
 """
 
 import json
@@ -21,68 +22,75 @@ class Claims:
     def __init__(self, folder: Path):
         self.folder = Path(folder) / "claims"
 
-    def path(self, run_id: str) -> Path:
-        return self.folder / f"{run_id}.json"
-
     def take(self, run_id: str) -> bool:
         """Claim the run; False while another living process has it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        holder = self.holder(run_id)
-        if holder is not None and _alive(holder):
+        there = self._of(run_id)
+        if any(map(_alive, there.values())):
             return False
-        if holder is not None or self.path(run_id).exists():  # its owner is dead, or it is damaged
-            self._remove(self.path(run_id))
+        generation = 1 + max(map(_generation, there), default=0)
+        mine = self.folder / f"{run_id}.{generation}.json"
         handle, draft = tempfile.mkstemp(prefix=".claim-", dir=self.folder)
         with os.fdopen(handle, "w") as file:
             json.dump(_myself(), file)
         try:
-            os.link(draft, self.path(run_id))
+            os.link(draft, mine)
         except FileExistsError:
             return False
         finally:
             os.unlink(draft)
+        others = {path: holder for path, holder in self._of(run_id).items() if path != mine}
+        if any(map(_alive, others.values())):  # of another generation, made since we looked
+            mine.unlink(missing_ok=True)
+            return False
+        for path in others:
+            path.unlink(missing_ok=True)
         return True
 
     def release(self, run_id: str) -> None:
-        self.path(run_id).unlink(missing_ok=True)
+        """Give back a run that this process has claimed."""
+        for path, holder in self._of(run_id).items():
+            if holder is not None and holder["pid"] == os.getpid() and _alive(holder):
+                path.unlink(missing_ok=True)
 
-    def holder(self, run_id: str) -> dict[str, Any] | None:
-        """Who has the run, or None if nobody has or the claim cannot be read."""
-        try:
-            return json.loads(self.path(run_id).read_text())
-        except (OSError, ValueError):
-            return None
-
-    def running(self) -> set[str]:
-        """The ids of runs whose claim is held by a living process."""
-        found = set()
+    def holders(self) -> dict[str, dict[str, Any]]:
+        """Who has which run: the living claims by run id."""
+        found = {}
         for path in self.folder.glob("*.json"):
-            holder = self.holder(path.stem)
-            if holder is not None and _alive(holder):
-                found.add(path.stem)
+            holder = _read(path)
+            if _alive(holder):
+                found[path.name.split(".")[0]] = holder
         return found
 
     def clean(self) -> None:
         """Remove claims of dead processes and drafts that a killed one left."""
         for path in self.folder.glob("*.json"):
-            holder = self.holder(path.stem)
+            holder = _read(path)
             if holder is not None and not _alive(holder):
-                self._remove(path)
+                path.unlink(missing_ok=True)
         for draft in self.folder.glob(".claim-*"):
             try:
                 if time.time() - draft.stat().st_mtime > 60:
                     draft.unlink(missing_ok=True)
             except OSError:
-                pass
+                pass  # its maker was faster
 
-    @staticmethod
-    def _remove(path: Path) -> None:
-        grave = path.with_name(f".claim-dead-{path.stem}-{os.getpid()}")
-        try:
-            os.rename(path, grave)
-            os.unlink(grave)
-        except FileNotFoundError:
-            pass  # another process was faster
+    def _of(self, run_id: str) -> dict[Path, dict[str, Any] | None]:
+        """All claims of a run, dead and damaged ones too."""
+        return {path: _read(path) for path in self.folder.glob(f"{run_id}.*.json")}
+
+
+def _generation(path: Path) -> int:
+    return int(path.name.split(".")[1])
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The holder; None if the claim is gone or damaged."""
+    try:
+        holder = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return holder if isinstance(holder, dict) and {"host", "pid", "born"} <= set(holder) else None
 
 
 def _myself() -> dict[str, Any]:
@@ -91,8 +99,10 @@ def _myself() -> dict[str, Any]:
     return {"host": host, "pid": pid, "born": _born(pid), "started": time.time()}
 
 
-def _alive(holder: dict[str, Any]) -> bool:
+def _alive(holder: dict[str, Any] | None) -> bool:
     """Whether the holder lives. On another host it cannot be seen from here: taken as alive."""
+    if holder is None:
+        return False
     if holder["host"] != socket.gethostname():
         return True
     try:

@@ -26,7 +26,7 @@ def unique(cells: Iterable[Cell]) -> dict[str, RunConfig]:
 
 def states(ids: Iterable[str], results: Results, claims: Claims) -> dict[str, State]:
     """What has become of each run: done and failed by their records, running by a living claim."""
-    running = claims.running()
+    running = claims.holders()
     found: dict[str, State] = {}
     for run_id in ids:
         record = results.read(run_id)

@@ -173,17 +173,17 @@ def table_names(table: str) -> tuple[str, ...]:
 
 
 def data_folder(profile: specs.Profile, arguments: argparse.Namespace) -> Path:
-    """--data; the demo's tasks are drawn first if they are not there."""
-    folder = arguments.data or (DEMO_DATA if profile.name == "demo" else None)
-    if folder is None:
+    """--data; for the demo the tasks that the project draws itself, drawn now if need be."""
+    if arguments.data is not None:
+        if not arguments.data.is_dir():
+            raise ConfigError(f"--data: {arguments.data}: no such folder")
+        return arguments.data
+    if profile.name != "demo":
         raise ConfigError("--data DIR is needed: the folder that holds vtab-1k/<task>/...")
-    if profile.name == "demo":
-        from benchmarks.demo.tasks import write_tasks
+    from benchmarks.demo.tasks import write_tasks
 
-        write_tasks(folder)
-    elif not folder.is_dir():
-        raise ConfigError(f"--data: {folder}: no such folder")
-    return folder
+    write_tasks(DEMO_DATA)
+    return DEMO_DATA
 
 
 if __name__ == "__main__":
