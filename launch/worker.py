@@ -61,7 +61,10 @@ def do(config: RunConfig, where, store: Results, claims: Claims, pipe: Connectio
             return ("done", run_id, found)
 
         def on_epoch(epoch: int, epochs: int, rate: float) -> None:
-            pipe.send(("epoch", run_id, (epoch, epochs, rate)))
+            try:
+                pipe.send(("epoch", run_id, (epoch, epochs, rate)))
+            except OSError:  # the sweep is gone: this must not count as the run's failure
+                os._exit(1)
 
         record = run.execute(config, where, on_epoch)
         store.write(record)

@@ -7,52 +7,32 @@
 for the splits train800, val200, test and train800val200 (copies of the 800, then of the 200).
 """
 
-import csv
 import io
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.config import ConfigError
+from benchmarks.data import FILES
 from benchmarks.demo import scenes
+from benchmarks.tasks import Task, benchmarks
 
 # Raise it with every change to what is drawn: it stamps a drawn set, and seeds nothing.
 VERSION = 2
 FOLDER = "demo"
 STAMP = "VERSION"
-TASKS_FILE = Path(__file__).parent / "tasks.csv"
-DRAWN_SPLITS = ("train800", "val200", "test")
-SPLITS = (*DRAWN_SPLITS, "train800val200")
+DRAWN_SPLITS = ("train", "val", "test")  # trainval is the first two
 # Scanned digits seen in training and validation; the others (797) are the test set's.
 TRAINING_DIGITS = 1000
 
 
-@dataclass(frozen=True)
-class Task:
-    """One row of tasks.csv."""
-
-    name: str
-    group: str
-    num_classes: int
-    sizes: dict[str, int]  # split -> number of images
-
-
-def read_tasks(path: Path = TASKS_FILE) -> list[Task]:
-    """The six tasks, in the order of the file."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Task(
-                name=row["name"],
-                group=row["group"],
-                num_classes=int(row["num_classes"]),
-                sizes={split: int(row[f"n_{split}"]) for split in SPLITS},
-            )
-            for row in csv.DictReader(file)
-        ]
+def all_tasks() -> list[Task]:
+    """The six tasks, in the order of the task table."""
+    return list(benchmarks()[FOLDER].values())
 
 
 def draw_split(task: Task, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -79,6 +59,7 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _write_split(folder: Path, split: str, files: list[bytes], labels: np.ndarray) -> None:
+    split = FILES[split]
     images = folder / "images" / split
     images.mkdir(parents=True)
     lines = []
@@ -96,8 +77,8 @@ def write_task(task: Task, folder: Path) -> None:
         images, labels[split] = draw_split(task, split)
         files[split] = [_png(pixels) for pixels in images]
         _write_split(folder, split, files[split], labels[split])
-    both = np.concatenate([labels["train800"], labels["val200"]])
-    _write_split(folder, "train800val200", files["train800"] + files["val200"], both)
+    both = np.concatenate([labels["train"], labels["val"]])
+    _write_split(folder, "trainval", files["train"] + files["val"], both)
 
 
 def _stamp() -> str:
@@ -109,10 +90,10 @@ def is_complete(folder: Path) -> bool:
     stamp = folder / STAMP
     if not stamp.is_file() or stamp.read_text(encoding="utf-8") != _stamp():
         return False
-    for task in read_tasks():
+    for task in all_tasks():
         for split, size in task.sizes.items():
-            images = folder / task.name / "images" / split
-            if not (folder / task.name / f"{split}.txt").is_file() or not images.is_dir():
+            images = folder / task.name / "images" / FILES[split]
+            if not (folder / task.name / f"{FILES[split]}.txt").is_file() or not images.is_dir():
                 return False
             if len(os.listdir(images)) != size:
                 return False
@@ -123,17 +104,19 @@ def write_tasks(root: Path, report: Callable[[str], None] = lambda name: None) -
     """Draws the six tasks to root/demo unless they are there already; says whether it drew.
 
     report(name) is called after each task. The set appears in one rename, complete or not at all.
-    Raises FileExistsError where root/demo is something else than an older set of these tasks.
+
+    Raises:
+        ConfigError: root/demo is something else than an older set of these tasks.
     """
     target = root / FOLDER
     if is_complete(target):
         return False
     if target.exists() and not (target / STAMP).is_file() and any(target.iterdir()):
-        raise FileExistsError(f"{target} exists and is not a set of demo tasks; move it away")
+        raise ConfigError(f"{target}: exists and is not a set of demo tasks; move it away")
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{FOLDER}-", dir=root) as scratch:
         fresh = Path(scratch) / "new"
-        for task in read_tasks():
+        for task in all_tasks():
             write_task(task, fresh / task.name)
             report(task.name)
         (fresh / STAMP).write_text(_stamp(), encoding="utf-8")

@@ -11,11 +11,21 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from benchmarks.data import FILES
 from benchmarks.demo import scenes, tasks
 from benchmarks.demo.__main__ import main
 from benchmarks.demo.models import MODEL_NAMES, WEIGHTS, checkpoint_path
-from benchmarks.demo.pretrain import LOG_FIELDS, Recipe, accuracy, labelled_images, train, turned
+from benchmarks.demo.pretrain import (
+    LOG_FIELDS,
+    STEPS,
+    Recipe,
+    accuracy,
+    labelled_images,
+    train,
+    turned,
+)
 from benchmarks.demo.render import CLASSES, IMAGE_SIZE, SHAPES, render
+from benchmarks.tasks import Task
 
 MODELS = sorted(MODEL_NAMES)
 
@@ -63,11 +73,11 @@ def test_scenes_repeat_themselves_for_a_seed(name: str) -> None:
 
 
 def test_layout_is_that_of_the_archive(drawn: Path) -> None:
-    for task in tasks.read_tasks():
+    for task in tasks.all_tasks():
         folder = drawn / "demo" / task.name
-        lists = {split: read_list(folder / f"{split}.txt") for split in tasks.SPLITS}
+        lists = {split: read_list(folder / f"{split}.txt") for split in FILES.values()}
+        assert {key: len(lists[file]) for key, file in FILES.items()} == task.sizes
         for split, rows in lists.items():
-            assert len(rows) == task.sizes[split]
             assert [name for name, _ in rows] == [
                 f"images/{split}/{index:06d}.png" for index in range(len(rows))
             ]
@@ -78,17 +88,19 @@ def test_layout_is_that_of_the_archive(drawn: Path) -> None:
         for (copy, _), (original, _) in zip(lists["train800val200"], parts, strict=True):
             assert (folder / copy).read_bytes() == (folder / original).read_bytes()
         for split in tasks.DRAWN_SPLITS:
-            for name, _ in lists[split]:
+            for name, _ in lists[FILES[split]]:
                 with Image.open(folder / name) as image:
                     image.load()
                     assert (image.size, image.mode) == ((IMAGE_SIZE, IMAGE_SIZE), "RGB")
 
 
 def test_splits_share_no_picture(drawn: Path) -> None:
-    for task in tasks.read_tasks():
+    for task in tasks.all_tasks():
         images = drawn / "demo" / task.name / "images"
         contents = [
-            path.read_bytes() for split in tasks.DRAWN_SPLITS for path in (images / split).iterdir()
+            path.read_bytes()
+            for split in tasks.DRAWN_SPLITS
+            for path in (images / FILES[split]).iterdir()
         ]
         assert len(set(contents)) == len(contents)
 
@@ -112,7 +124,7 @@ def test_a_complete_set_is_left_alone_and_a_broken_one_replaced(
 
 
 def test_a_run_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(task: tasks.Task, folder: Path) -> None:
+    def fail(task: Task, folder: Path) -> None:
         folder.mkdir(parents=True)
         if task.name == "cells":
             raise OSError("disk full")
@@ -156,7 +168,7 @@ def test_bad_arguments_end_with_one_line(
 
 
 def test_tasks_file_agrees_with_the_scenes() -> None:
-    listed = tasks.read_tasks()
+    listed = tasks.all_tasks()
     assert len(listed) == 6
     groups = [task.group for task in listed]
     assert all(groups.count(group) == 2 for group in ("natural", "specialized", "structured"))
@@ -185,6 +197,9 @@ def test_committed_checkpoint_is_as_good_as_its_header_says(model: str) -> None:
     assert path.stat().st_size < 3_000_000
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
+    # The bare command regenerates the committed checkpoint.
+    assert header["steps"] == str(STEPS[model])
+    assert header["command"] == Recipe(model=model, steps=STEPS[model]).command
     assert header["classes"] == str(len(CLASSES))
     assert header["class_names"].split() == ["/".join(name) for name in CLASSES]
     with (WEIGHTS / f"{MODEL_NAMES[model]}.log.csv").open(newline="") as file:
