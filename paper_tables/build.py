@@ -25,6 +25,9 @@ from .specs import Cell, Profile, Spec
 
 PRINTED = Path(__file__).with_name("printed")
 MISSING = "–"
+PARAMS = "Params. (M)"
+SUMMARY = ("Mean", PARAMS)
+UNNAMED = ("all", "fgvc")  # groups whose name says nothing above their columns
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -43,6 +46,7 @@ class Built:
     wide: pd.DataFrame
     long: pd.DataFrame
     records: pd.DataFrame
+    title: str
     note: str
 
 
@@ -56,7 +60,11 @@ def build(cells: list[Cell], results: Results, profile: Profile, rule: str = "re
     long = pd.DataFrame(
         [line for row in _rows(cells) for line in _row_lines(row, done, printed, rule)]
     )
-    notes = [spec.note, profile.note, f"Ours: {select.LABELS[rule]}."]
+    backbones = sorted({cell.config.backbone for cell in cells if cell.config})
+    title, notes = spec.title, [spec.note, f"Ours: {select.LABELS[rule]}."]
+    if profile.note:
+        title = f"{title.split(':')[0]}, {profile.name} profile: {', '.join(backbones)}"
+        notes[0] = profile.note
     seeds = len({cell.seed for cell in cells})
     notes.append(f"Mean of {seeds} seeds." if seeds > 1 else "One seed.")
     if printed:
@@ -68,6 +76,7 @@ def build(cells: list[Cell], results: Results, profile: Profile, rule: str = "re
         wide=_wide(long, bool(printed), spec),
         long=long,
         records=_records(cells, done),
+        title=title,
         note=" ".join(note for note in notes if note),
     )
 
@@ -134,7 +143,7 @@ def _row_lines(
             line(f"mean_{group}", group, "Mean", _mean(values[group]))
     everything = [value for group in groups for value in values[group]]
     line("mean", "all", "Mean", _mean(everything))
-    line("params_m", "all", "Params. (M)", _millions(cells, done))
+    line("params_m", "all", PARAMS, _millions(cells, done))
     return lines
 
 
@@ -161,12 +170,12 @@ def _wide(long: pd.DataFrame, with_printed: bool, spec: Spec) -> pd.DataFrame:
     sources = ["ours", "printed"] if with_printed else ["ours"]
     kept = long
     if spec.columns == "groups":
-        kept = long[long["heading"].isin(["Mean", "Params. (M)"])]
+        kept = long[long["heading"].isin(SUMMARY)]
     order = []
     for group in kept["group"].unique():
         own = kept[kept["group"] == group]
         headings = list(dict.fromkeys(own["heading"]))
-        headings.sort(key=lambda heading: heading in ("Mean", "Params. (M)"))
+        headings.sort(key=lambda heading: heading in SUMMARY)
         order += [(group, heading) for heading in headings]
     index = [(label, source) for label in kept["label"].unique() for source in sources]
     wide = pd.DataFrame(
@@ -202,7 +211,9 @@ def formatted(built: Built) -> pd.DataFrame:
     """The wide table as text: one decimal, parameters with two, a dash for what is missing."""
     text = built.wide.copy().astype(object)
     for column in text.columns:
-        digits = 2 if column[1] == "Params. (M)" else 1
+        digits = 1
+        if column[1] == PARAMS:  # as the paper; more where that would print 0.00
+            digits = 2 if (built.wide[column].dropna() >= 0.02).all() else 4
         text[column] = [
             MISSING if pd.isna(value) else f"{value:.{digits}f}" for value in built.wide[column]
         ]
@@ -218,17 +229,13 @@ def write(built: Built, out: Path) -> list[Path]:
     text = formatted(built)
     flat = text.copy()
     flat.columns = [
-        heading
-        if group in ("all", "fgvc")
-        else f"{heading} ({group})"
-        if heading == "Mean"
-        else heading
+        heading if group in UNNAMED else f"{heading} ({group})" if heading == "Mean" else heading
         for group, heading in text.columns
     ]
     paths = [out / f"{name}.{suffix}" for suffix in ("csv", "md", "tex")]
     write_atomically(paths[0], built.long.to_csv(index=False, float_format="%.4f"))
     markdown = flat.reset_index().to_markdown(index=False, disable_numparse=True)
-    write_atomically(paths[1], f"# {built.spec.title}\n\n{markdown}\n\n{built.note}\n")
+    write_atomically(paths[1], f"# {built.title}\n\n{markdown}\n\n{built.note}\n")
     write_atomically(paths[2], latex.table(built, text))
     return [*paths, *figures.accuracy_against_parameters(built, out)]
 
@@ -245,22 +252,23 @@ def show(built: Built, console: Console) -> None:
     """Print the table in the terminal: a line a row, best of a column bold; printed ones dim."""
     text = formatted(built)
     two = isinstance(text.index, pd.MultiIndex)
-    table = Table(title=built.spec.title, box=None, pad_edge=False, padding=(0, 1), caption="")
-    table.add_column("")
-    narrow = len(text.columns) * 6 + 24 > console.width  # then only the means
-    columns = [
-        column for column in text.columns if not narrow or column[1] in ("Mean", "Params. (M)")
-    ]
+    width = sum(max(len(heading), 5) + 2 for _, heading in text.columns) + 18
+    narrow = width > console.width  # then only the means
+    table = Table(title=built.title, box=None, pad_edge=False, padding=(0, 1))
+    table.add_column("", no_wrap=True)
+    columns = [column for column in text.columns if not narrow or column[1] in SUMMARY]
+    above = ""
     for group, heading in columns:
-        where = "" if group in ("all", "fgvc") else f"\n[dim]{group}[/dim]"
-        table.add_column(f"{heading}{where}", justify="right", no_wrap=False)
+        where = "" if group in UNNAMED or (group == above and not narrow) else group
+        table.add_column(f"[dim]{where}[/dim]\n{heading}", justify="right", no_wrap=True)
+        above = group
     ours = built.wide.xs("ours", level=1) if two else built.wide
     best = ours.max()
     for index, line in text.iterrows():
         label, source = index if two else (index, "ours")
         values = []
         for column in columns:
-            top = column[1] != "Params. (M)" and source == "ours"
+            top = column[1] != PARAMS and source == "ours"
             top = top and ours.loc[label, column] == best[column]
             values.append(f"[bold]{line[column]}[/bold]" if top else line[column])
         style = "dim" if source == "printed" else None

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from .build import Built
+from .build import UNNAMED, Built
 
 SYMBOLS = {"≤": r"$\leq$", "–": "--", "±": r"$\pm$"}
 
@@ -12,7 +12,7 @@ def table(built: Built, text: pd.DataFrame) -> str:
     frame = text.copy()
     frame.columns = pd.MultiIndex.from_tuples(
         [
-            ("" if group in ("all", "fgvc") else group.capitalize(), rotated(heading))
+            ("" if group in UNNAMED else group.capitalize(), rotated(heading))
             for group, heading in frame.columns
         ]
     )
@@ -32,7 +32,7 @@ def table(built: Built, text: pd.DataFrame) -> str:
         multicol_align="c",
         environment=None,
     )
-    caption = f"{escape(built.spec.title.split(': ', 1)[-1])}. {escape(built.note)}"
+    caption = f"{escape(built.title.split(': ', 1)[-1])}. {escape(built.note)}"
     return (
         "\\begin{table*}[t]\n\\centering\n\\setlength{\\tabcolsep}{3pt}\n"
         f"\\caption{{{caption}}}\n\\label{{tab:{built.spec.name}}}\n"

@@ -127,6 +127,8 @@ def profile(name: str) -> Profile:
 def chosen_rows(spec: Spec, wanted: Iterable[str] | None) -> list[Row]:
     """The rows by key or label; a method that is no row gets one, with our default recipe.
 
+    The table's rows come in its order, the others after them.
+
     Raises:
         ConfigError: a word that is neither a row nor a method.
     """
@@ -144,7 +146,8 @@ def chosen_rows(spec: Spec, wanted: Iterable[str] | None) -> list[Row]:
         else:
             known = {*spec.rows, *methods.names()}
             raise ConfigError(f"unknown row {word!r} of {spec.name}; {nearest(word, known)}")
-    return rows
+    order = {key: place for place, key in enumerate(spec.rows)}
+    return sorted(rows, key=lambda row: order.get(row.key, len(order)))
 
 
 def plan(
