@@ -56,12 +56,75 @@ class Options:
             raise ValueError("left, right and shift are all off: nothing to train")
 
 
+def rescale(
+    weight: Tensor, left: Tensor | None, right: Tensor | None, groups: int, residual: bool
+) -> Tensor:
+    """weight: out x in, times l r^T of each group of rows, or 1 + l r^T with the residual."""
+    if left is None and right is None:
+        return weight
+    scale = 1.0
+    if right is not None:
+        scale = right.view(groups, -1, 1)
+    if left is not None:
+        scale = scale * left.view(groups, 1, -1)
+    if residual:
+        scale = 1.0 + scale
+    return (weight.view(groups, -1, weight.shape[1]) * scale).flatten(0, 1)
+
+
+class Rescaled(torch.autograd.Function):
+    """X rescale(W)^T + bias, rebuilding the rescaled weight in the backward pass.
+
+    Autograd would keep it, a second copy of every weight of the model. The gradient of the rescaled
+    weight, G = dY^T X, is reduced at once: dl_i = sum_o r_o (G W)_oi, dr_o = sum_i l_i (G W)_oi.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, left, right, groups, residual):
+        y = F.linear(x, rescale(weight, left, right, groups, residual), bias)
+        ctx.save_for_backward(x.to(y.dtype), weight, left, right)
+        ctx.how, ctx.types = (groups, residual), (x.dtype, None if bias is None else bias.dtype)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        x, weight, left, right = ctx.saved_tensors
+        groups = ctx.how[0]
+        rows = grad.flatten(0, -2)
+        dx = dbias = dleft = dright = None
+        if ctx.needs_input_grad[0]:
+            dx = (grad @ rescale(weight, left, right, *ctx.how).to(grad.dtype)).to(ctx.types[0])
+        if ctx.needs_input_grad[2]:
+            dbias = rows.sum(0).to(ctx.types[1])
+        if left is not None or right is not None:
+            product = (rows.t() @ x.flatten(0, -2)).to(weight.dtype).mul_(weight)
+            product = product.view(groups, -1, weight.shape[1])
+            if left is not None:
+                one = right is None
+                dleft = product.sum(1) if one else _sum(right.view(groups, 1, -1), product)
+                dleft = dleft.view_as(left)
+            if right is not None:
+                one = left is None
+                dright = product.sum(2) if one else _sum(product, left.unsqueeze(-1))
+                dright = dright.reshape(right.shape)
+        return dx, None, dbias, dleft, dright, None, None
+
+
+def _sum(a: Tensor, b: Tensor) -> Tensor:
+    """A batch of vector-matrix or matrix-vector products, in full precision under autocast."""
+    with torch.autocast(a.device.type, enabled=False):
+        return torch.bmm(a, b)
+
+
 class RLRRLinear(Adapted, nn.Linear):
     """A linear layer whose `groups` equal parts of its rows `rows` are rescaled, each with its l.
 
     left: groups x in; right, shift_bias: number of rows. The name shift_bias matters: the authors'
     weight decay spares what has "bias" or "norm" in its name.
     """
+
+    fast = True  # False: plain autograd, which keeps the rescaled weight for the backward pass
 
     def __init__(self, base: nn.Linear, rows: Tensor | None, groups: int, options: Options):
         super().__init__(base)
@@ -89,27 +152,30 @@ class RLRRLinear(Adapted, nn.Linear):
 
     def rescaled(self) -> tuple[Tensor, Tensor | None]:
         """The weight (out x in) and the bias (out) that the layer acts with."""
-        weight = self.weight if self.rows is None else self.weight[self.rows]
-        if self.left is not None or self.right is not None:
-            scale = 1.0
-            if self.right is not None:
-                scale = self.right.view(self.groups, -1, 1)
-            if self.left is not None:
-                scale = scale * self.left.view(self.groups, 1, -1)
-            if self.residual:
-                scale = 1.0 + scale
-            weight = (weight.view(self.groups, -1, self.in_features) * scale).flatten(0, 1)
-        shift = self.shift_bias
-        if self.rows is not None:
-            weight = self.weight.index_copy(0, self.rows, weight.to(self.weight.dtype))
+        weight, shift = self.weight, self.shift_bias
+        if self.rows is None:
+            weight = self._rescale(weight)
+        else:
+            part = self._rescale(weight[self.rows]).to(weight.dtype)
+            weight = weight.index_copy(0, self.rows, part)
             if shift is not None:
                 shift = shift.new_zeros(self.out_features).index_copy(0, self.rows, shift)
         if self.bias is None or shift is None:
             return weight, self.bias if shift is None else shift
         return weight, self.bias + shift
 
+    def _rescale(self, weight: Tensor) -> Tensor:
+        return rescale(weight, self.left, self.right, self.groups, self.residual)
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, *self.rescaled())
+        if not (self.fast and self.rows is None):
+            return F.linear(x, *self.rescaled())
+        bias = self.shift_bias
+        if self.bias is not None:
+            bias = self.bias if bias is None else self.bias + bias
+        return Rescaled.apply(
+            x, self.weight, bias, self.left, self.right, self.groups, self.residual
+        )
 
     def folded(self) -> dict[str, Tensor]:
         weight, bias = self.rescaled()
