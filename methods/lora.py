@@ -55,9 +55,11 @@ class LoRALinear(Adapted, nn.Linear):
         y = super().forward(x)
         x = self.dropout(x)
         for name, part in self.rows.items():
-            code = F.linear(x, self.lora_A[name])
-            update = F.linear(code, self.scaling * self.lora_B[name])
-            y = y + F.pad(update, (part.start, self.out_features - part.stop))
+            update = F.linear(F.linear(x, self.lora_A[name]), self.scaling * self.lora_B[name])
+            if update.shape == y.shape:
+                y = y + update
+            else:
+                y[..., part] += update
         return y
 
     def folded(self) -> dict[str, Tensor]:
