@@ -62,14 +62,15 @@ def rescale(
     """weight: out x in, times l r^T of each group of rows, or 1 + l r^T with the residual."""
     if left is None and right is None:
         return weight
-    scale = 1.0
-    if right is not None:
-        scale = right.view(groups, -1, 1)
-    if left is not None:
-        scale = scale * left.view(groups, 1, -1)
-    if residual:
-        scale = 1.0 + scale
-    return (weight.view(groups, -1, weight.shape[1]) * scale).flatten(0, 1)
+    parts = weight.view(groups, -1, weight.shape[1])
+    scaled = parts if right is None else parts * right.view(groups, -1, 1)
+    if left is None:
+        scaled = parts + scaled if residual else scaled
+    elif residual:  # W + (W r) l
+        scaled = torch.addcmul(parts, scaled, left.view(groups, 1, -1))
+    else:
+        scaled = scaled * left.view(groups, 1, -1)
+    return scaled.flatten(0, 1)
 
 
 class Rescaled(torch.autograd.Function):

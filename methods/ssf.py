@@ -9,6 +9,7 @@ Starts at g ~ N(1, 0.02), t ~ N(0, 0.02) as the authors do: not quite the pre-tr
 Parameters: ViT 22 L D + 4 D; Swin 22 SD + 2 (4d of every merging norm) + 4 d_first + 2 d_last.
 """
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .anatomy import Adapted, Anatomy, Slot
@@ -40,7 +41,10 @@ class ScaleShiftLinear(ScaleShift, nn.Linear):
 
 
 class ScaleShiftNorm(ScaleShift, nn.LayerNorm):
-    pass
+    def forward(self, x: Tensor) -> Tensor:
+        # (n * weight + bias) * scale + shift in one operation: no second output is kept
+        tensors = self.folded()
+        return F.layer_norm(x, self.normalized_shape, tensors["weight"], tensors["bias"], self.eps)
 
 
 class ScaleShiftConv(ScaleShift, nn.Conv2d):
