@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test tables clean
+.PHONY: demo demo-all test tables report bench clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -13,8 +13,21 @@ test: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
+# Everything in the demo profile; Table 4's ViT-L and ViT-H are the demo ViT, Table 5's the demo Swin.
+demo-all: .venv/installed
+	for table in 2 3 4 5 6 fig2; do \
+	  $(BIN)/python launch/sweep.py --table $$table --profile demo $(SWEEP) || exit; done
+	$(BIN)/python -m paper_tables.build --profile demo
+	$(BIN)/python -m paper_tables.report --profile demo
+
 tables: .venv/installed
 	$(BIN)/python -m paper_tables.build
+
+report: .venv/installed
+	$(BIN)/python -m paper_tables.report
+
+bench: .venv/installed
+	$(BIN)/python -m paper_tables.bench
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

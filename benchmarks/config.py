@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import typing
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -51,6 +52,15 @@ class Recipe:
     normalisation: Literal["backbone", "half", "imagenet", "none"] = "backbone"
     head_init: Literal["zero", "trunc_normal", "linear", "vpt"] = "trunc_normal"
     amp: bool = True  # bf16 autocast where the device has it, else float32
+    # how images become the model's input: resizes as in data.View, crops as in pixels.Pixels
+    resize: Literal["squash", "squash256", "short256", "short248", "own"] = "squash"
+    crop: Literal["none", "random", "rrc"] = "none"  # in training; at test the centre
+    resize_test: Literal["same", "squash", "squash256", "short256", "short248"] = "same"
+    interpolation: Literal["backbone", "bicubic", "bilinear", "random"] = "backbone"
+    mixup: float = 0.0  # alpha; with cutmix each is drawn for half of the batches
+    cutmix: float = 0.0  # alpha
+    erasing: float = 0.0  # probability that a rectangle of an image becomes noise
+    ema: float = 0.0  # decay of the averaged weights, which are then what is scored; 0: off
 
 
 @dataclass(frozen=True)
@@ -95,14 +105,28 @@ class RunConfig:
 
 def recipe_from(values: dict[str, Any], where: str) -> Recipe:
     """A Recipe from plain values, every key and type checked; `where` begins the error message."""
+    recipe = Recipe(**typed(values, where))
+    if recipe.resize == "own" and (recipe.crop != "rrc" or recipe.resize_test == "same"):
+        raise ConfigError(f"{where}: resize own needs crop rrc and a resize_test")
+    if recipe.resize != "squash" and recipe.crop == "none":
+        raise ConfigError(f"{where}: resize {recipe.resize} needs crop random or rrc")
+    if recipe.ema >= 1 or recipe.erasing > 1:
+        raise ConfigError(f"{where}: ema and erasing: expected 0 to 1")
+    return recipe
+
+
+def typed(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Some of a recipe's keys, each checked and of its type."""
     kinds = typing.get_type_hints(Recipe)
+    found = {}
     for key, value in values.items():
         if key not in kinds:
             raise ConfigError(f"{where}: unknown recipe key {key!r}; {nearest(key, kinds)}")
-        values = {**values, key: checked(f"{where}: {key}", value, kinds[key])}
-        if isinstance(values[key], int | float) and values[key] < 0:
-            raise ConfigError(f"{where}: {key}: found {value!r}, expected 0 or more")
-    return Recipe(**values)
+        found[key] = checked(f"{where}: {key}", value, kinds[key])
+        least = 1 if key in ("batch_size", "restart_epochs", "restart_factor") else 0
+        if isinstance(found[key], int | float) and not least <= found[key] < math.inf:
+            raise ConfigError(f"{where}: {key}: found {value!r}, expected {least} or more")
+    return found
 
 
 def _changed(config: Any) -> dict[str, Any]:

@@ -4,10 +4,13 @@
     extends: another recipe to start from (optional)
     defaults: {lr: ..., epochs: ..., options: {rank: ...}}     config.Recipe's keys, method options
     backbones: {swin: {...}}                                   where the tag begins with this
+    benchmarks: {fgvc: {...}}
     methods: {linear: {...}}
     tasks: {vtab-1k: {cifar: {...}}}
 
-Later sections win. `hflip: where_safe` follows the task table.
+Later sections win. Any of them may have its own `source`, which is added to the file's, and
+`train_split: train`, where the source left the validation images out. `hflip: where_safe` follows
+the task table.
 """
 
 from dataclasses import dataclass
@@ -19,20 +22,25 @@ import yaml
 
 from methods.registry import nearest
 
-from .config import ConfigError, Recipe, recipe_from
-from .tasks import Task, get
+from .config import ConfigError, Recipe, recipe_from, typed
+from .tasks import Task, benchmarks, get
 
 FOLDER = Path(__file__).with_name("recipes")
-SECTIONS = ("source", "extends", "defaults", "backbones", "methods", "tasks")
+SECTIONS = ("source", "extends", "defaults", "backbones", "benchmarks", "methods", "tasks")
+TRAIN_SPLITS = ("trainval", "train")
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A recipe for one method, backbone and task, and the method options that come with it."""
+    """A recipe for one method, backbone and task, and what comes with it.
+
+    options: the method's; source: where the values come from; train_split: what to train on.
+    """
 
     recipe: Recipe
     options: dict[str, Any]
     source: str
+    train_split: str = "trainval"
 
 
 def names() -> list[str]:
@@ -57,10 +65,35 @@ def resolve(
         overrides = {"warmup_epochs": int(warmup * share), "cooldown_epochs": 0} | overrides
     settings |= overrides
     options = settings.pop("options", {})
+    where = f"{FOLDER / name}.yaml ({method}, {task.name})"
+    split = settings.pop("train_split", "trainval")
+    if split not in TRAIN_SPLITS:
+        expected = " or ".join(TRAIN_SPLITS)
+        raise ConfigError(f"{where}: train_split: found {split!r}, expected {expected}")
     if settings.get("hflip") == "where_safe":
         settings["hflip"] = task.hflip_safe
-    recipe = recipe_from(settings, f"{FOLDER / name}.yaml ({method}, {task.name})")
-    return Resolved(recipe, options, source)
+    return Resolved(recipe_from(settings, where), options, source, split)
+
+
+def overrides(words: list[str]) -> dict[str, Any]:
+    """Overrides from the command line: ["lr=1e-3", "hflip=false"] -> {"lr": 0.001, "hflip": False}.
+
+    Raises:
+        ConfigError: a word without "=", an unknown key, or a value of the wrong type.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        key, sign, text = word.partition("=")
+        if not sign or not text:
+            raise ConfigError(f"--set: found {word!r}, expected KEY=VALUE, as in lr=1e-3")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        if (key, value) != ("hflip", "where_safe"):
+            value = typed({key: value}, "--set")[key]
+        found[key] = value
+    return found
 
 
 def _settings(name: str, method: str, backbone: str, task: Task) -> tuple[dict[str, Any], str]:
@@ -71,10 +104,13 @@ def _settings(name: str, method: str, backbone: str, task: Task) -> tuple[dict[s
         source = source or inherited
     layers = [file.get("defaults")]
     layers += [v for k, v in file.get("backbones", {}).items() if backbone.startswith(k)]
+    layers += [file.get("benchmarks", {}).get(task.benchmark)]
     layers += [file.get("methods", {}).get(method)]
     layers += [file.get("tasks", {}).get(task.benchmark, {}).get(task.name)]
     for layer in layers:
-        layer = layer or {}
+        layer = dict(layer or {})
+        if "source" in layer:
+            source = "; ".join([*filter(None, [source]), layer.pop("source")])
         options = settings.get("options", {}) | layer.get("options", {})
         settings = settings | layer | ({"options": options} if options else {})
     return settings, source
@@ -90,9 +126,14 @@ def read(name: str) -> dict[str, Any]:
     for section in file:
         if section not in SECTIONS:
             raise ConfigError(f"{path}: unknown section {section!r}; {nearest(section, SECTIONS)}")
+    for benchmark in file.get("benchmarks", {}):
+        if benchmark not in benchmarks():
+            hint = nearest(benchmark, benchmarks())
+            raise ConfigError(f"{path}: unknown benchmark {benchmark!r}; {hint}")
     for benchmark, tasks in file.get("tasks", {}).items():
         for task in tasks:
-            get(benchmark, task)
+            if get(benchmark, task).name != task:
+                raise ConfigError(f"{path}: task {task!r}: its name is {get(benchmark, task).name}")
     return file
 
 

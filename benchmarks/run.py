@@ -1,6 +1,7 @@
 """One run: backbone + method + task + recipe + seed -> the trainer -> its record."""
 
 import functools
+import json
 import math
 import os
 import platform
@@ -22,9 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import methods
 from methods.anatomy import Anatomy, set_drop_path, set_dropout
 
-from . import backbones, data, tasks, trainer
+from . import backbones, data, export, tasks, trainer
 from .config import RunConfig
 from .record import SCHEMA, failed
+from .resume import Resume
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -39,6 +41,9 @@ class Place:
     weights: str | None = None  # file or folder; None: timm's hub; "random": smoke runs only
     cache: Path | None = None  # of decoded images; None: DATA/.cache
     device: str | None = None  # None: cuda if there is one
+    deltas: Path | None = None  # folder that keeps what was trained; None: nothing is kept
+    deltas_mb: float = 64.0  # and larger deltas are not: full fine-tuning's has 340 MB
+    resume: Path | None = None  # folder for the state of runs cut short; None: they begin anew
 
 
 Progress = Callable[[int, int, float], None]
@@ -49,7 +54,7 @@ def execute(config: RunConfig, place: Place, on_epoch: Progress | None = None) -
     began, clock = datetime.now(UTC), time.perf_counter()
     device = torch.device(place.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
-        results = _run(config, place, device, on_epoch)
+        results = _fitting(config, place, device, on_epoch)
     except (Exception, torch.cuda.OutOfMemoryError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         results = failed(config, f"{type(error).__name__}: {message}")
@@ -62,8 +67,30 @@ def execute(config: RunConfig, place: Place, on_epoch: Progress | None = None) -
     }
 
 
-def _run(
+def _fitting(
     config: RunConfig, place: Place, device: torch.device, on_epoch: Progress | None
+) -> dict[str, Any]:
+    """Do the run in parts of a batch that fit into the GPU's memory, the effective batch as it is.
+
+    Where memory runs out the run begins anew with half the images a forward pass.
+    """
+    micro: int | None = None
+    while True:
+        try:
+            return _run(config, place, device, on_epoch, micro)
+        except torch.cuda.OutOfMemoryError:
+            if micro == 1:
+                raise
+            micro = max(1, (micro or config.recipe.batch_size) // 2)
+        torch.cuda.empty_cache()  # here the failed attempt's tensors are gone
+
+
+def _run(
+    config: RunConfig,
+    place: Place,
+    device: torch.device,
+    on_epoch: Progress | None,
+    micro_batch: int | None,
 ) -> dict[str, Any]:
     clock = time.perf_counter()
     if device.type == "cuda":
@@ -84,6 +111,8 @@ def _run(
     train_data = read(config, place, backbone, config.train_split)
     held_out = read(config, place, backbone, config.eval_split)
     loaded = time.perf_counter()
+    filters = recipe.interpolation
+    filters = backbone.interpolation if filters == "backbone" else filters
     mean, std = {
         "backbone": (backbone.mean, backbone.std),
         "half": HALF,
@@ -95,12 +124,16 @@ def _run(
         train_data,
         held_out,
         recipe,
-        trainer.Pixels(mean, std, recipe.hflip),
+        trainer.Pixels(mean, std, recipe.hflip, recipe.crop, backbone.input_size, filters),
         config.seed,
         device,
         config.eval_every,
-        on_epoch=on_epoch,
+        micro_batch,
+        on_epoch,
+        Resume(saved_state(config, place)) if place.resume else None,
     )
+    if place.deltas:
+        export.save_delta(model, config, backbone.fingerprint, place.deltas, place.deltas_mb)
     counts = methods.parameters(model)
     scores = [point["top1"] for point in outcome.curve if "top1" in point]
     on_test = config.eval_split == "test"
@@ -130,8 +163,20 @@ def _run(
         "weights_source": backbone.source,
         "mean": list(mean),
         "std": list(std),
+        "micro_batch": micro_batch or recipe.batch_size,
         "precision": "bf16" if recipe.amp and device.type == "cuda" else "fp32",
     }
+
+
+def saved_state(config: RunConfig, place: Place) -> Path:
+    """Where a run that is cut short leaves its state."""
+    return Path(place.resume) / f"{config.run_id}.pt"
+
+
+def forget(config: RunConfig, place: Place) -> None:
+    """Remove the state that a run saved while it was on its way."""
+    if place.resume:
+        saved_state(config, place).unlink(missing_ok=True)
 
 
 def prepare(config: RunConfig, place: Place) -> None:
@@ -147,10 +192,19 @@ def prepare(config: RunConfig, place: Place) -> None:
 
 
 def read(config: RunConfig, place: Place, backbone: backbones.Backbone, split: str) -> data.Split:
-    """A split of the run's task at the backbone's input size."""
+    """A split of the run's task as the recipe shows it to the backbone, for training or a test."""
     task = tasks.get(config.benchmark, config.task)
-    size, filters = backbone.input_size, backbone.interpolation
-    return data.load(place.data, task, split, size, filters, place.cache, config.smoke)
+    recipe, filters = config.recipe, config.recipe.interpolation
+    if filters in ("backbone", "random"):  # "random" is drawn for each crop, in training
+        filters = backbone.interpolation
+    resize, centre = recipe.resize, False
+    if split == config.eval_split:
+        resize = resize if recipe.resize_test == "same" else recipe.resize_test
+        centre = True
+    size, cache, smoke = backbone.input_size, place.cache, config.smoke
+    return data.load(
+        place.data, task, split, size, filters, cache, smoke, resize=resize, centre=centre
+    )
 
 
 def init_head(head: nn.Linear, how: str) -> None:
@@ -171,7 +225,8 @@ def init_head(head: nn.Linear, how: str) -> None:
 def forward_flops(model: nn.Module, size: int, device: torch.device) -> int:
     """Floating-point operations of one image's forward pass (a multiply-add counts as two)."""
     model.eval()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    # with gradients: the counter's module hooks fail without them on an input that requires one
+    with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, size, size, device=device))
     return counter.get_total_flops()
 
@@ -202,11 +257,15 @@ def _code() -> dict[str, Any]:
         done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
 
-    try:
-        commit = git("rev-parse", "HEAD")
-        dirty = bool(git("status", "--porcelain", "--untracked-files=no")) if commit else None
-    except OSError:  # no git on this machine
-        commit = dirty = None
+    try:  # a sweep's own copy of the code says what it is a copy of
+        snapshot = json.loads((Path(__file__).parents[1] / "snapshot.json").read_text())
+        commit, dirty = snapshot["git_commit"], snapshot["git_dirty"]
+    except FileNotFoundError:
+        try:
+            commit = git("rev-parse", "HEAD")
+            dirty = bool(git("status", "--porcelain", "--untracked-files=no")) if commit else None
+        except OSError:  # no git on this machine
+            commit = dirty = None
     return {
         "git_commit": commit,
         "git_dirty": dirty,

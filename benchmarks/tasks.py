@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from methods.registry import nearest
 
@@ -25,6 +26,9 @@ class Task:
     num_classes: int
     sizes: dict[str, int]
     hflip_safe: bool  # whether a mirrored image keeps its label
+    layout: Literal["lists", "json", "cifar"]  # how its folder is read: data/lists.py
+    aliases: tuple[str, ...]  # other names and folder spellings that papers and archives use
+    source: str  # where the data set comes from, with the version that the papers used
     notes: str
 
 
@@ -42,6 +46,9 @@ def benchmarks() -> dict[str, dict[str, Task]]:
                 int(row["num_classes"]),
                 {split: int(row[f"n_{split}"]) for split in SPLITS},
                 row["hflip_safe"] == "yes",
+                row["layout"],
+                tuple(row["aliases"].split()),
+                row["source"],
                 row["notes"],
             )
             found.setdefault(task.benchmark, {})[task.name] = task
@@ -49,7 +56,7 @@ def benchmarks() -> dict[str, dict[str, Task]]:
 
 
 def get(benchmark: str, name: str) -> Task:
-    """A task by benchmark and name.
+    """A task by benchmark and its name, label or alias; upper and lower case are the same.
 
     Raises:
         ConfigError: there is no such benchmark or task.
@@ -57,13 +64,20 @@ def get(benchmark: str, name: str) -> Task:
     if benchmark not in benchmarks():
         raise ConfigError(f"unknown benchmark {benchmark!r}; {nearest(benchmark, benchmarks())}")
     tasks = benchmarks()[benchmark]
-    if name not in tasks:
+    if name in tasks:
+        return tasks[name]
+    known = {
+        word.lower(): task
+        for task in tasks.values()
+        for word in (*task.aliases, task.label, task.name)
+    }
+    if name.lower() not in known:
         raise ConfigError(f"unknown task {name!r} of {benchmark}; {nearest(name, tasks)}")
-    return tasks[name]
+    return known[name.lower()]
 
 
 def select(benchmark: str, wanted: Iterable[str] | None) -> list[Task]:
-    """The benchmark's tasks, or the `wanted` ones by name or label, in the table's order.
+    """The benchmark's tasks, or the `wanted` ones by name, label or alias, in the table's order.
 
     Raises:
         ConfigError: one of them is unknown.
@@ -71,6 +85,5 @@ def select(benchmark: str, wanted: Iterable[str] | None) -> list[Task]:
     tasks = benchmarks()[benchmark]
     if wanted is None:
         return list(tasks.values())
-    by_label = {task.label.lower(): task.name for task in tasks.values()}
-    chosen = {by_label.get(word.lower(), word) for word in wanted}
-    return [get(benchmark, name) for name in sorted(chosen, key=[*tasks, *chosen].index)]
+    chosen = {get(benchmark, word).name for word in wanted}
+    return [task for name, task in tasks.items() if name in chosen]

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 import methods
@@ -17,6 +17,8 @@ from methods.adapted import Adapted
 
 from .config import Recipe
 from .data import Split
+from .pixels import Feed, Mixing, Pixels, to_device
+from .resume import Resume
 
 
 class Diverged(RuntimeError):
@@ -38,26 +40,6 @@ class Outcome:
     images: int = 0
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """uint8 images -> what the model sees: flips, then (x / 255 - mean) / std."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    hflip: bool = False
-
-    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """images: uint8 N x 3 x H x W -> float32, same shape; flips only with a generator."""
-        if self.hflip and generator is not None:
-            flip = torch.rand(len(images), generator=generator) < 0.5
-            flip = flip.to(images.device).view(-1, 1, 1, 1)
-            images = torch.where(flip, images.flip(-1), images)
-        shape = (1, 3, 1, 1)
-        mean = torch.tensor(self.mean, device=images.device).view(shape)
-        std = torch.tensor(self.std, device=images.device).view(shape)
-        return images.float().div_(255).sub_(mean).div_(std)
-
-
 def train(
     model: nn.Module,
     data: Split,
@@ -69,23 +51,28 @@ def train(
     eval_every: int = 0,
     micro_batch: int | None = None,
     on_epoch: Callable[[int, int, float], None] | None = None,
+    resume: Resume | None = None,
 ) -> Outcome:
     """Train what requires a gradient on `data`, score on `held_out` after the last epoch.
 
     Args:
         model: on `device`, with its method applied.
-        pixels: normalisation and flips.
-        seed: of the order of the images and of the flips; dropout draws from torch's generator.
+        pixels: normalisation, crops and flips.
+        seed: of the order of the images, crops, flips and mixing; dropout draws from torch's
+            generator.
         eval_every: also score every so many epochs, which gives the curve. 0: only at the end.
         micro_batch: images a forward pass; gradients are accumulated to the recipe's batch.
         on_epoch: called with (epochs done, epochs, images per second so far).
+        resume: go on from the state saved there, and save it there every few minutes.
 
     Raises:
         Diverged: the loss is not finite; says in which epoch and at which learning rate.
     """
     outcome = Outcome()
     generator = torch.Generator().manual_seed(seed)
-    images = to_device(data.images, device)  # resident: 150 MB for 1000 images of 224 x 224
+    feed = Feed(data.images, pixels, device)
+    mixing = Mixing(recipe, getattr(model, "num_classes", 0), seed, device)
+    ema = ModelEmaV3(model, recipe.ema) if recipe.ema else None
     labels = torch.from_numpy(data.labels.copy()).to(device)
     optimizer = make_optimizer(model, recipe, device)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
@@ -94,31 +81,35 @@ def train(
     if not recipe.drop_last:
         steps = math.ceil(len(labels) / recipe.batch_size)
 
-    for epoch in range(epochs):
+    both = nn.ModuleList([model, ema.module]) if ema else model
+    state = (both, optimizer, generator, outcome, micro_batch)
+    for epoch in range(resume.load(*state) if resume else 0, epochs):
         start = time.perf_counter()
         model.train()
+        mixing.start(epoch)
         total = torch.zeros((), device=device)
         batches = torch.randperm(len(labels), generator=generator).split(recipe.batch_size)
         for step, batch in enumerate(batches[:steps]):
             rate = learning_rate(recipe, epoch, step / steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            for part in batch.split(micro_batch or recipe.batch_size):
-                x = pixels(images[part.to(device)], generator)
+            x, y = mixing(feed(batch, generator), labels[batch.to(device)])
+            micro = micro_batch or len(x)
+            for part, target in zip(x.split(micro), y.split(micro), strict=True):
                 with autocast(recipe, device):
-                    logits = model(x)
+                    logits = model(part)
                 loss = F.cross_entropy(
-                    logits.float(),
-                    labels[part.to(device)],
-                    label_smoothing=recipe.label_smoothing,
+                    logits.float(), target, label_smoothing=recipe.label_smoothing
                 )
-                loss = loss * (len(part) / len(batch))
+                loss = loss * (len(part) / len(x))
                 loss.backward()
                 total += loss.detach()
             if recipe.clip_grad:
                 nn.utils.clip_grad_norm_(trained, recipe.clip_grad)
             optimizer.step()
             optimizer.zero_grad()
+            if ema:
+                ema.update(model)
             outcome.images += len(batch)
         mean_loss = total.item() / steps  # waits for the device, so the clock below is right
         if not math.isfinite(mean_loss):
@@ -129,11 +120,17 @@ def train(
         last = epoch == epochs - 1
         if last or (eval_every and (epoch + 1) % eval_every == 0):
             start = time.perf_counter()
-            outcome.top1 = accuracy(for_scoring(model), held_out, recipe, pixels, device)
+            scored = ema.module if ema else model
+            part = micro_batch or 256  # what has no room to train a batch has none to score it
+            outcome.top1 = accuracy(for_scoring(scored), held_out, recipe, pixels, device, part)
             outcome.curve[-1]["top1"] = outcome.top1
             outcome.seconds_evaluate += time.perf_counter() - start
+        if resume and not last:
+            resume.save(epoch + 1, *state)
         if on_epoch:
             on_epoch(epoch + 1, epochs, outcome.images / max(outcome.seconds_train, 1e-9))
+    if ema:  # what was scored is what is kept
+        model.load_state_dict(ema.module.state_dict())
     return outcome
 
 
@@ -165,11 +162,6 @@ def for_scoring(model: nn.Module) -> nn.Module:
         return methods.merge(model)
     except methods.CannotMerge:
         return model
-
-
-def to_device(images: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 N x H x W x 3 on disk -> uint8 N x 3 x H x W on the device."""
-    return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).contiguous()
 
 
 def autocast(recipe: Recipe, device: torch.device):

@@ -1,4 +1,4 @@
-"""Where runs happen: worker processes on this machine, or in this process; SLURM has its seat here.
+"""Where runs happen: worker processes on this machine. SLURM has a file of its own.
 
 A place to run takes configs and reports `Event`s; it knows nothing of tables.
 """
@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -62,7 +62,7 @@ class Local:
         workers: int | None = None,
     ):
         self.gpus = visible_gpus()
-        self.count = workers or len(self.gpus) or max(1, min(4, (os.cpu_count() or 2)))
+        self.count = workers or default_workers()
         self.results, self.claims = Results(results), Claims(results)
         self.place = {"threads": max(1, (os.cpu_count() or 1) // self.count), **place}
         self.plugins = plugins or []
@@ -159,13 +159,18 @@ class Local:
         process = context.Process(
             target=work, args=(theirs, place, str(self.results.folder), self.plugins), daemon=True
         )
-        with _environment(CUDA_VISIBLE_DEVICES=self._gpu(number)):
+        with environment(CUDA_VISIBLE_DEVICES=self._gpu(number)):
             process.start()
         theirs.close()
         self.workers[number : number + 1] = [_Worker(number, process, mine)]
 
     def _gpu(self, number: int) -> str | None:
         return self.gpus[number % len(self.gpus)] if self.gpus else None
+
+
+def default_workers() -> int:
+    """One a GPU, or as many as the cores are good for."""
+    return len(visible_gpus()) or max(1, min(4, os.cpu_count() or 2))
 
 
 def visible_gpus() -> list[str]:
@@ -179,10 +184,12 @@ def visible_gpus() -> list[str]:
 
 
 @contextmanager
-def _environment(**values: str | None):
-    """Environment variables for a child that is started inside."""
-    old = {key: os.environ.get(key) for key in values}
+def environment(remove: Iterable[str] = (), **values: str | None):
+    """Environment variables for a child that is started inside; those of None stay as they are."""
+    old = {key: os.environ.get(key) for key in [*remove, *values]}
     try:
+        for key in remove:
+            os.environ.pop(key, None)
         for key, value in values.items():
             if value is not None:
                 os.environ[key] = value

@@ -1,17 +1,32 @@
 """The grid: the runs that a table asks for, and what has become of each."""
 
+import os
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.config import RunConfig
 from benchmarks.record import Results
 from paper_tables.specs import Cell
 
-from .claims import Claims
+State = Literal["done", "running", "queued", "failed", "missing", "unbuilt"]
+STATES: tuple[State, ...] = ("done", "running", "queued", "failed", "missing", "unbuilt")
 
-State = Literal["done", "running", "failed", "missing", "unbuilt"]
-STATES: tuple[State, ...] = ("done", "running", "failed", "missing", "unbuilt")
+# A record as it is written. Thousands are looked at for a plan, so only this much of each is read;
+# where it does not fit, the record is parsed.
+_HEAD = re.compile(rb'\{\s*"schema": 1,\s*"run_id": "(\w+)",\s*"status": "(done|failed)"')
+_SECONDS = re.compile(rb'\n "seconds_total": ([0-9.]+)')
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a plan needs of a record: status, seconds it took, when it was written."""
+
+    status: str
+    seconds: float
+    written: float
 
 
 def unique(cells: Iterable[Cell]) -> dict[str, RunConfig]:
@@ -24,16 +39,50 @@ def unique(cells: Iterable[Cell]) -> dict[str, RunConfig]:
     return dict(order)
 
 
-def states(ids: Iterable[str], results: Results, claims: Claims) -> dict[str, State]:
-    """What has become of each run: done and failed by their records, running by a living claim."""
-    running = claims.holders()
+def survey(ids: Collection[str], results: Results) -> dict[str, Seen]:
+    """The records of these runs that exist, at a glance."""
+    try:
+        there = {name.removesuffix(".json") for name in os.listdir(results.runs)}
+    except FileNotFoundError:
+        return {}
+    found = {run_id: _glance(run_id, results) for run_id in ids if run_id in there}
+    return {run_id: seen for run_id, seen in found.items() if seen}
+
+
+def _glance(run_id: str, results: Results) -> Seen | None:
+    try:
+        with open(results.path(run_id), "rb") as file:
+            content, written = file.read(), os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return None
+    head, seconds = _HEAD.match(content), _SECONDS.search(content)
+    if head and seconds and head[1] == run_id.encode() and content.endswith(b"\n}\n"):
+        return Seen(head[2].decode(), float(seconds[1]), written)
+    record = results.read(run_id)
+    if record is None:
+        return None
+    return Seen(record["status"], float(record.get("seconds_total", 0)), written)
+
+
+def states(
+    ids: Iterable[str], seen: dict[str, Seen], running: Collection[str], queued: dict[str, float]
+) -> dict[str, State]:
+    """What has become of each run: by its record, a living claim, a job that waits for its turn.
+
+    Args:
+        running: runs with a living claim.
+        queued: runs that a waiting or running job will do, and when that was submitted. A record of
+            a failure is older than that where the run is to be tried again.
+    """
     found: dict[str, State] = {}
     for run_id in ids:
-        record = results.read(run_id)
-        if record is not None and record["status"] == "done":
+        record = seen.get(run_id)
+        if record is not None and record.status == "done":
             found[run_id] = "done"
         elif run_id in running:
             found[run_id] = "running"
+        elif run_id in queued and (record is None or record.written < queued[run_id]):
+            found[run_id] = "queued"
         else:
             found[run_id] = "failed" if record is not None else "missing"
     return found

@@ -7,6 +7,7 @@ Typing the same command again goes on where it was left: a run with a record is 
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -17,28 +18,37 @@ if str(ROOT) not in sys.path:  # so that `python launch/sweep.py` works as it st
 from rich.console import Console  # noqa: E402
 
 import methods  # noqa: E402
-from benchmarks import data, tasks  # noqa: E402
+from benchmarks import data, recipes, tasks  # noqa: E402
 from benchmarks.config import ConfigError  # noqa: E402
 from benchmarks.record import Results  # noqa: E402
-from launch import view  # noqa: E402
-from launch.claims import Claims  # noqa: E402
-from launch.cluster import Local  # noqa: E402
-from launch.grid import states, unique  # noqa: E402
+from launch import packs, slurm, status, view  # noqa: E402
+from launch import settings as cluster_settings  # noqa: E402
+from launch.claims import Claims, filesystem_time  # noqa: E402
+from launch.cluster import Local, default_workers  # noqa: E402
+from launch.grid import survey, unique  # noqa: E402
 from methods.registry import InputError, nearest  # noqa: E402
 from paper_tables import specs  # noqa: E402
 
 DEMO_DATA = ROOT / "data"
+DELTAS_MB = {"auto": 64.0, "all": float("inf"), "none": 0.0}  # what --save-deltas keeps
 
 
 def parser() -> argparse.ArgumentParser:
     text = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(prog="sweep.py", description=__doc__, formatter_class=text)
-    p.add_argument("--table", required=True, help="2, 3, 4, 5, 6")
+    p.add_argument("--table", required=True, help="2, 3, 4, 5, 6, fig2")
     p.add_argument("--profile", default="paper", help="paper (default) or demo")
     p.add_argument("--rows", metavar="R,..", help="only these rows; a method's name is a row too")
     p.add_argument("--tasks", metavar="T,..", help="only these tasks, by folder or heading")
     p.add_argument("--seeds", metavar="0,1,..", help="default: the profile's")
     p.add_argument("--epochs", type=int, metavar="N", help="override the recipes' epochs")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a recipe key, as in lr=1e-3; may be repeated; part of a run's id",
+    )
     p.add_argument("--protocol", default="recipe", choices=specs.PROTOCOLS)
     p.add_argument("--data", type=Path, metavar="DIR", help="holds vtab-1k/<task>/...")
     p.add_argument("--weights", metavar="PATH", help="weights file or folder; default: timm's hub")
@@ -47,10 +57,36 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, metavar="DIR", help="default paper_tables/out/<profile>")
     p.add_argument("--workers", type=int, metavar="N", help="default: one a GPU, or the cores")
     p.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="a method")
+    p.add_argument(
+        "--save-deltas",
+        default="auto",
+        choices=DELTAS_MB,
+        help="keep trained tensors in RESULTS/deltas; auto: up to 64 MB a run, so not full's",
+    )
     p.add_argument("--dry-run", action="store_true", help="list what would run")
     p.add_argument("--status", action="store_true", help="what is done, running, failed, missing")
+    p.add_argument(
+        "--watch", action="store_true", help="the status until nothing is left to wait for"
+    )
+    p.add_argument("--cancel", action="store_true", help="cancel this table's jobs, no others")
+    p.add_argument(
+        "--clean-logs", action="store_true", help="remove the logs of runs that are done"
+    )
     p.add_argument("--retry-failed", action="store_true", help="also run what failed before")
     p.add_argument("--smoke", action="store_true", help="accept short lists; never a result")
+    p.add_argument(
+        "--cluster",
+        default="auto",
+        choices=("auto", "slurm", "local", "debug"),
+        help="auto: SLURM where it is set up, else this machine; debug: in this process",
+    )
+    p.add_argument(
+        "--wait",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="on SLURM: wait for the jobs and build the table (default), or return at once",
+    )
+    cluster_settings.add_flags(p)
     return p
 
 
@@ -62,6 +98,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
@@ -75,34 +114,49 @@ def sweep(arguments: argparse.Namespace, console: Console) -> int:
     cells = [cell for name in names for cell in plan(name, profile, arguments)]
     configs = unique(cells)
     folder = arguments.results or ROOT / "results" / profile.name
-    results, claims = Results(folder), Claims(folder)
-    found = states(configs, results, claims)
-    wanted = ("missing", "running", "failed") if arguments.retry_failed else ("missing", "running")
-    todo = [config for run_id, config in configs.items() if found[run_id] in wanted]
-
-    if arguments.dry_run:
-        view.print_plan(cells, todo, found, console)
-        ready = sum(state == "done" for state in found.values())
-        console.print(f"\n{len(cells)} cells, {len(configs)} runs; {ready} done, {len(todo)} to do")
+    cluster, settings = slurm.choose(arguments.cluster), cluster_settings.load(arguments)
+    if arguments.cancel:
+        count, arrays = slurm.cancel(folder, arguments.table)
+        console.print(f"cancelled {count} jobs of {arrays} arrays for table {arguments.table}")
         return 0
+    if arguments.clean_logs:
+        console.print(f"removed {slurm.clean_logs(folder)} files of packs that are done")
+        return 0
+    if arguments.watch:
+        status.watch(folder, cells, settings, console)
+        return 0
+    grid = status.Grid.read(folder, cells)
     if arguments.status:
-        errors = {
-            configs[run_id].name: results.read(run_id)["error"]
-            for run_id, state in found.items()
-            if state == "failed"
-        }
-        view.print_status(cells, found, errors, console)
+        status.show(grid, settings, console)
+        return 0
+    todo = grid.of("missing", "running", "queued", *["failed"] * arguments.retry_failed)
+    if arguments.dry_run:
+        new = [config for config in todo if grid.found[config.run_id] != "queued"]
+        view.print_plan(cells, new, grid.found, console)
+        ready = len(grid.of("done"))
+        queued = f" {len(todo) - len(new)} queued," if len(todo) > len(new) else ""
+        console.print(
+            f"\n{len(cells)} cells, {len(configs)} runs; {ready} done,{queued} {len(new)} to do"
+        )
+        at_once = arguments.workers or default_workers()
+        for line in status.forecast(grid, new, settings, cluster, at_once):
+            console.print(line, highlight=False)
         return 0
 
-    claims.clean()
-    failures = run(todo, configs, folder, profile, arguments, console) if todo else 0
+    Claims(folder).clean()
     if not todo:
         console.print(f"nothing to run: {len(configs)} of {len(configs)} runs have a record")
+        return report(names, profile, folder, arguments, console)
+    failures = run(todo, grid, profile, arguments, settings, console)
+    if failures is None:  # submitted, and not waited for
+        return 0
     return report(names, profile, folder, arguments, console) or (1 if failures else 0)
 
 
-def run(todo, configs, folder, profile, arguments, console) -> int:
-    """Check the data, prepare it, do the runs; returns how many failed."""
+def run(todo, grid, profile, arguments, settings, console) -> int | None:
+    """Check the data, prepare it, do the runs; returns how many failed, None if not waited for."""
+    folder, configs = grid.folder, grid.configs
+    cluster = slurm.choose(arguments.cluster)
     where = data_folder(profile, arguments)
     for benchmark, task, split in sorted(
         {(c.benchmark, c.task, s) for c in todo for s in (c.train_split, c.eval_split)}
@@ -110,6 +164,16 @@ def run(todo, configs, folder, profile, arguments, console) -> int:
         listing = data.read_list(where, tasks.get(benchmark, task), split, arguments.smoke)
         data.check_files(listing)
     place = {"data": where, "weights": arguments.weights, "cache": arguments.cache}
+    place |= {"deltas": folder / "deltas", "deltas_mb": DELTAS_MB[arguments.save_deltas]}
+    if cluster == "slurm":
+        return on_slurm(todo, grid, place, arguments, settings, console)
+    if cluster == "debug":
+        place = {key: value for key, value in place.items() if value is not None}
+        packs.Pack(tuple(todo), place, folder, arguments.plugin).work(0, 1, os.cpu_count() or 1)
+        seen = survey(configs, Results(folder))
+        return sum(
+            seen[config.run_id].status == "failed" for config in todo if config.run_id in seen
+        )
     with Local(folder, place, arguments.plugin, arguments.workers) as local:
         first = {(c.backbone, c.task, c.train_split, c.eval_split): c for c in reversed(todo)}
         with view.SweepView(len(first), "preparing", console) as shown:
@@ -121,16 +185,53 @@ def run(todo, configs, folder, profile, arguments, console) -> int:
         return shown.failed
 
 
+def on_slurm(todo, grid, place, arguments, settings, console) -> int | None:
+    """Submit what is neither queued nor running, and see the runs through, whoever does them."""
+    weights = arguments.weights
+    if weights not in (None, "hub", "random") and not Path(weights).exists():
+        raise ConfigError(f"--weights: {weights}: no such file or folder")
+    grid.folder.mkdir(parents=True, exist_ok=True)
+    began = filesystem_time(grid.folder)
+    place["weights"] = (
+        str(Path(weights).resolve()) if weights and Path(weights).exists() else weights
+    )
+    there = slurm.Slurm(grid.folder, settings, place, arguments.plugin, arguments.table, console)
+    estimate, _ = grid.estimator(settings)
+    sent = there.submit(todo, estimate, began)
+    console.print(
+        f"{len(todo)} runs to do, {len(grid.of('done'))} done before; {sent} submitted, "
+        f"{len(todo) - sent} queued or running already",
+        highlight=False,
+    )
+    if not arguments.wait:
+        console.print(
+            "not waiting: --status tells, and the same command goes on and builds the table"
+        )
+        return None
+    try:
+        with view.SweepView(len(todo), "runs", console) as shown:
+            lost = there.wait(todo, estimate, began, shown.report, shown.say)
+    except KeyboardInterrupt:
+        print("the jobs go on without this command; --cancel stops them", file=sys.stderr)
+        raise
+    there.tidy()
+    for line in lost:
+        console.print(f"lost  {line}", style="red", markup=False, highlight=False)
+    return shown.failed + len(lost)
+
+
 def report(names, profile, folder, arguments, console) -> int:
     """Build and print the tables, and say where the files lie."""
-    from paper_tables import build
+    from paper_tables import build, views
+    from paper_tables.records import scan
 
     out = arguments.out or ROOT / "paper_tables" / "out" / profile.name
+    records = scan(folder)
+    build.tell(records, console, quiet=True)
     for name in names:
-        cells = plan(name, profile, arguments)
-        built = build.build(cells, Results(folder), profile, arguments.protocol)
-        build.show(built, console)
-        for path in [*build.write(built, out), build.write_records(built, folder)]:
+        table = build.build(plan(name, profile, arguments), records, profile, arguments.protocol)
+        views.show(views.sheet(table, "ours"), console)
+        for path in [*build.write(table, out)[0], *build.write_results(table, folder)]:
             console.print(f"  {shorten(path)}")
     return 0
 
@@ -143,6 +244,7 @@ def shorten(path: Path) -> Path:
 
 def plan(name: str, profile: specs.Profile, arguments: argparse.Namespace) -> list[specs.Cell]:
     overrides = {} if arguments.epochs is None else {"epochs": arguments.epochs}
+    overrides |= recipes.overrides(arguments.set)
     return specs.plan(
         specs.load(name),
         profile,

@@ -24,6 +24,7 @@ class SweepView:
         self.done = self.failed = 0
         self.began = time.monotonic()
         self.now: dict[int, str] = {}
+        self.jobs = ""
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=30),
@@ -57,6 +58,14 @@ class SweepView:
             self._ended(event)
         self.live.update(self._picture())
 
+    def say(self, jobs: str) -> None:
+        """Show what SLURM's queue holds; without a terminal a line when that changes."""
+        if jobs != self.jobs and jobs and not self.console.is_terminal:
+            self.console.print(f"jobs: {jobs}", highlight=False)
+        self.jobs = jobs
+        self.now[-2] = f"jobs: {jobs}" if jobs else "jobs: none"
+        self.live.update(self._picture())
+
     def _ended(self, event: Event) -> None:
         self.now.pop(event.worker, None)
         self.done += 1
@@ -73,6 +82,7 @@ class SweepView:
             self.console.print(line, style="red", markup=False, highlight=False)
         elif not self.console.is_terminal and event.kind == "done":
             score = event.details["top1_last"]
+            score = event.details["top1_val"] if score is None else score
             self.console.print(
                 f"{self.done}/{self.total}  {event.config.name}  top-1 {score:.1f}"
                 f"  {event.details['seconds_total']:.0f} s  {rate}  {eta}",
@@ -128,12 +138,12 @@ def print_plan(
 
 
 def print_status(
-    cells: list[Cell], found: dict[str, State], errors: dict[str, str], console: Console
+    cells: list[Cell], found: dict[str, State], notes: list[str], console: Console
 ) -> None:
-    """Counts of states by row, and the last error of every failed run."""
+    """Counts of states by row, and lines on what failed, waits or was lost."""
     table = Table(box=None, pad_edge=False)
     table.add_column("row", no_wrap=True)
-    colours = {"done": "green", "running": "cyan", "failed": "red"}
+    colours = {"done": "green", "running": "cyan", "queued": "blue", "failed": "red"}
     for state in STATES:
         title = "not built" if state == "unbuilt" else state
         table.add_column(title, justify="right", style=colours.get(state))
@@ -144,5 +154,6 @@ def print_status(
     table.add_section()
     table.add_row("all", *(str(total[state]) for state in STATES), style="bold")
     console.print(table)
-    for name, error in errors.items():
-        console.print(f"failed  {name}: {error}", style="red", markup=False, highlight=False)
+    for line in notes:
+        style = "red" if line.startswith("failed") else None
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)

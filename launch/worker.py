@@ -8,8 +8,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.config import RunConfig
 from benchmarks.record import Results
@@ -17,11 +18,14 @@ from methods.registry import InputError
 
 from .claims import Claims
 
+if TYPE_CHECKING:
+    from benchmarks import run
+
 
 def work(pipe: Connection, place: dict[str, Any], results: str, plugins: list[str]) -> None:
     """The body of a worker process; returns when the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=die_with_parent, args=(os.getppid(),), daemon=True).start()
     import torch
 
     import methods
@@ -43,38 +47,58 @@ def work(pipe: Connection, place: dict[str, Any], results: str, plugins: list[st
                 pipe.send(("prepared", config.run_id, None))
             except InputError as error:
                 pipe.send(("bad input", config.run_id, str(error)))
-        else:
-            pipe.send(do(config, where, store, claims, pipe))
+            continue
+
+        def on_epoch(epoch: int, epochs: int, rate: float, run_id: str = config.run_id) -> None:
+            try:
+                pipe.send(("epoch", run_id, (epoch, epochs, rate)))
+            except OSError:  # the sweep is gone: no failure of this run
+                os._exit(1)
+
+        said, record = do(config, where, store, claims, on_epoch)
+        if said == "taken":
+            time.sleep(1)  # before it is offered again
+        pipe.send((said, config.run_id, record))
 
 
-def do(config: RunConfig, where, store: Results, claims: Claims, pipe: Connection) -> tuple:
-    """One run: claim it, execute it, write its record, release it."""
+def do(
+    config: RunConfig,
+    where: "run.Place",
+    store: Results,
+    claims: Claims,
+    on_epoch: Callable[[int, int, float], None] | None = None,
+    **more: Any,
+) -> tuple[str, dict[str, Any] | None]:
+    """One run: claim it, execute it, write its record, release it.
+
+    Args:
+        more: goes into the record.
+
+    Returns:
+        ("done" or "failed", the record), or ("taken", None): another process has the run, or has
+        taken it over because this one was thought dead; its record counts then, not ours.
+    """
     from benchmarks import run
 
     run_id = config.run_id
     if not claims.take(run_id):
-        time.sleep(1)  # before it is offered again
-        return ("taken", run_id, None)
+        return "taken", None
     try:
         found = store.read(run_id)
         if found is not None and found["status"] == "done":  # since the plan was made
-            return ("done", run_id, found)
-
-        def on_epoch(epoch: int, epochs: int, rate: float) -> None:
-            try:
-                pipe.send(("epoch", run_id, (epoch, epochs, rate)))
-            except OSError:  # the sweep is gone: this must not count as the run's failure
-                os._exit(1)
-
+            return "done", found
         record = run.execute(config, where, on_epoch)
-        store.write(record)
-        return (record["status"], run_id, record)
+        if not claims.holds(run_id):
+            return "taken", None
+        store.write(record | more)
+        run.forget(config, where)
+        return record["status"], record
     finally:
         claims.release(run_id)
 
 
-def _die_with_parent(parent: int) -> None:
-    """A worker whose sweep was killed must not go on unseen."""
+def die_with_parent(parent: int) -> None:
+    """Exit when the parent has: a worker whose sweep was killed must not go on unseen."""
     while os.getppid() == parent:
         time.sleep(0.5)
     sys.stderr.flush()

@@ -13,15 +13,24 @@ from typing import TYPE_CHECKING
 from .registry import InputError, MethodError, add_plugin, describe, names, options
 
 if TYPE_CHECKING:
-    from .attach import CannotMerge, apply, delta, load_delta, merge, parameters
+    from .attach import CannotMerge, apply, cannot_merge, delta, load_delta, merge, parameters
 
-_NEEDS_TORCH = ("CannotMerge", "apply", "delta", "load_delta", "merge", "parameters")
+_NEEDS_TORCH = (
+    "CannotMerge",
+    "apply",
+    "cannot_merge",
+    "delta",
+    "load_delta",
+    "merge",
+    "parameters",
+)
 __all__ = [
     "CannotMerge",
     "InputError",
     "MethodError",
     "add_plugin",
     "apply",
+    "cannot_merge",
     "delta",
     "describe",
     "load_delta",

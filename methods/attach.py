@@ -99,9 +99,8 @@ def merge(model: nn.Module) -> nn.Module:
         CannotMerge: no plain timm model equals it; the method's file says why in CANNOT_MERGE, or
             one of its modules does if that depends on the backbone or the options.
     """
-    for part in (registry.load(model.peft.method), *model.modules()):
-        if reason := getattr(part, "CANNOT_MERGE", None):
-            raise CannotMerge(f"{model.peft.method} cannot be merged: {reason}")
+    if reason := cannot_merge(model):
+        raise CannotMerge(f"{model.peft.method} cannot be merged: {reason}")
     plain = copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
     for parent in list(plain.modules()):
         for name, child in list(parent.named_children()):
@@ -111,3 +110,10 @@ def merge(model: nn.Module) -> nn.Module:
     plain._modules.pop("shared", None)  # what layers shared (Anatomy.share) is folded into them
     del plain.peft
     return plain.requires_grad_(False)
+
+
+def cannot_merge(model: nn.Module) -> str | None:
+    """Why `merge` refuses this model; None if it does not."""
+    parts = (registry.load(model.peft.method), *model.modules())
+    reasons = (getattr(part, "CANNOT_MERGE", None) for part in parts)
+    return next(filter(None, reasons), None)

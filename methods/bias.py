@@ -1,4 +1,6 @@
-"""Bias / BitFit (Ben Zaken et al., ACL 2022): only additive terms move, X W + (b + db).
+"""Bias (BitFit): only additive terms are trained, X W + (b + db).
+
+Ben Zaken et al., "BitFit", ACL 2022.
 
 Trained is every parameter whose name contains "bias", as in VPT's code, from which the paper's rows
 come. On a Swin that takes in the relative-position bias tables; the printed 0.25 M needs them.

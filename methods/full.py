@@ -1,4 +1,4 @@
-"""Full fine-tuning: every parameter of the backbone and the head is trained.
+"""Full fine-tuning: everything is trained.
 
 Parameters: all of the backbone (ViT-B/16: 85,798,656 without the head).
 """

@@ -1,4 +1,4 @@
-"""Linear probing: only the classification head is trained, on the frozen backbone's features.
+"""Linear probing: only the head is trained, on the frozen backbone's features.
 
 Parameters: none in the backbone; the head has C (D + 1) for C classes and D features.
 """

@@ -1,4 +1,6 @@
-"""LoRA (Hu et al., ICLR 2022): a low-rank increment beside a frozen linear layer.
+"""LoRA: a low-rank increment beside a frozen linear layer.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022.
 
     Y = X (W + s A B) + b,    A: in x r,  B: r x out,  s = alpha / r
 

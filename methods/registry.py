@@ -8,6 +8,8 @@ A method file defines
     attach(anatomy, options)        put the method's modules into an (already frozen) model
     count(anatomy, options) -> int  its trainable parameters by the paper's formula, head excluded
     class Options                   optional: a frozen dataclass of options with defaults
+    CANNOT_MERGE = "..."            optional: why no plain timm model equals the method, so that
+                                    `methods.merge` refuses; on a module's class if it depends
 
 Names, options and docstrings are read from the file's source, so that a login node can plan a grid
 without importing torch; `load` imports the module itself.
@@ -39,10 +41,13 @@ class MethodError(InputError):
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """The end of an error message: the nearest valid names, or all of them."""
-    known = sorted(known)
+    """The end of an error message: the nearest valid names, or the first fifteen of them."""
+    known = sorted(known, key=lambda name: (not name.startswith(word), name))
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    more = f" and {len(known) - 15} more" if len(known) > 15 else ""
+    return f"known: {', '.join(known[:15])}{more}"
 
 
 def names() -> list[str]:

@@ -1,4 +1,7 @@
-"""RLRR (Dong et al., CVPR 2024), Eq. 16: rescale a frozen weight from both sides, beside itself.
+"""RLRR: a frozen weight plus the same weight rescaled from both sides.
+
+Dong et al., "Low-Rank Rescaled Vision Transformer Fine-Tuning: A Residual Design Approach", CVPR
+2024, Eq. 16.
 
     Y = X (W + diag(l) W diag(r)) + b + f,    l: in,  r: out,  f: out
 

@@ -1,4 +1,6 @@
-"""SSF (Lian et al., NeurIPS 2022): scale and shift the output of every operation, Eq. 13.
+"""SSF: scale and shift the output of every operation.
+
+Lian et al., "Scaling & Shifting Your Features", NeurIPS 2022; Eq. 13 of the RLRR paper.
 
     Y = op(X) * g + t,    g, t: last dimension of the output
 

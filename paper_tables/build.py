@@ -1,309 +1,265 @@
-"""Build tables from records: python -m paper_tables.build [--table 2] [--profile demo].
+"""Build every table and figure from the records: python -m paper_tables.build [--table 2].
 
-Writes OUT/<table>.csv (long: ours, printed, every cell), .md, .tex (booktabs) and a figure, and
-RESULTS/<table>.csv (one line a run). A cell without all of its runs is shown as missing, and so is
-a mean over it.
+    python -m paper_tables.build                            all tables of all profiles (make tables)
+    python -m paper_tables.build --table 2 --view compare   one, shown in the terminal too
+    python -m paper_tables.build --why table2 RLRR CIFAR-100
+
+OUT/    <table>[_printed|_compare].{tex,md,csv}, figures as PDF and PNG, all.tex with everything
+RESULTS/<table>.csv          one line a run
+        <table>_cells.csv    one line a cell: ours, spread, seeds, printed, delta, rank, runs
+        <table>_wide.csv     one line a row and source, one column a cell
+        pairs.csv, optimism.csv, costs.csv     see results/README.md
 """
 
 import argparse
-import json
-import math
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.record import Results, write_atomically
-from methods.registry import InputError
+from benchmarks.record import write_atomically
+from methods.registry import InputError, nearest
 
-from . import select, specs
-from .specs import Cell, Profile, Spec
+from . import latex, specs, stats, views
+from .records import Records, is_dirty, scan
+from .specs import Cell, Profile
+from .table import Table, build, printed_numbers
 
-PRINTED = Path(__file__).with_name("printed")
-MISSING = "–"
-PARAMS = "Params. (M)"
-SUMMARY = ("Mean", PARAMS)
-UNNAMED = ("all", "fgvc")  # groups whose name says nothing above their columns
+__all__ = ["build", "printed_numbers"]
 ROOT = Path(__file__).resolve().parent.parent
+SUFFIX = {"ours": "", "printed": "_printed", "compare": "_compare"}
 
 
-@dataclass
-class Built:
-    """A table with its numbers.
-
-    wide: one line a row and source ("ours", "printed"), one column a task, mean and parameter
-    count, columns in (group, heading) pairs; long: the same, one line a cell, with seeds and runs;
-    records: one line a run.
-    """
-
-    spec: Spec
-    profile: Profile
-    rule: str
-    wide: pd.DataFrame
-    long: pd.DataFrame
-    records: pd.DataFrame
-    title: str
-    note: str
+def tables(
+    names: Iterable[str], profile: Profile, records: Records, rule: str = "recipe"
+) -> list[Table]:
+    """Whole tables by spec name ("table4a")."""
+    plans = [specs.plan(specs.load(name), profile, protocol=rule) for name in names]
+    return [build(cells, records, profile, rule) for cells in plans]
 
 
-def build(cells: list[Cell], results: Results, profile: Profile, rule: str = "recipe") -> Built:
-    """The table of these cells (of one spec) from the records."""
-    spec = cells[0].spec
-    wanted = {cell.config.run_id for cell in cells if cell.config}
-    found = {run_id: results.read(run_id) for run_id in wanted}
-    done = {i: record for i, record in found.items() if record and record["status"] == "done"}
-    printed = printed_numbers(spec) if spec.benchmark == cells[0].task.benchmark else {}
-    long = pd.DataFrame(
-        [line for row in _rows(cells) for line in _row_lines(row, done, printed, rule)]
-    )
-    backbones = sorted({cell.config.backbone for cell in cells if cell.config})
-    title, notes = spec.title, [spec.note, f"Ours: {select.LABELS[rule]}."]
-    if profile.note:
-        title = f"{title.split(':')[0]}, {profile.name} profile: {', '.join(backbones)}"
-        notes[0] = profile.note
-    seeds = len({cell.seed for cell in cells})
-    notes.append(f"Mean of {seeds} seeds." if seeds > 1 else "One seed.")
-    if printed:
-        notes.append("Printed: the paper's numbers, as they stand there.")
-    return Built(
-        spec=spec,
-        profile=profile,
-        rule=rule,
-        wide=_wide(long, bool(printed), spec),
-        long=long,
-        records=_records(cells, done),
-        title=title,
-        note=" ".join(note for note in notes if note),
-    )
-
-
-def printed_numbers(spec: Spec) -> dict[tuple[str, str], float]:
-    """The paper's cells of a table by (row, column); empty if there are none."""
-    path = PRINTED / f"{spec.name}.csv"
-    if not path.is_file():
-        return {}
-    frame = pd.read_csv(path)
-    return {(row.row, row.column): row.value for row in frame.itertuples()}
-
-
-def _rows(cells: list[Cell]) -> list[list[Cell]]:
-    """The cells of each row, rows in order."""
-    rows: dict[str, list[Cell]] = {}
-    for cell in cells:
-        rows.setdefault(cell.row.key, []).append(cell)
-    return list(rows.values())
-
-
-def _row_lines(
-    cells: list[Cell], done: dict[str, Any], printed: dict[tuple[str, str], float], rule: str
-) -> list[dict[str, Any]]:
-    """A row's lines of the long table: its tasks, its means, its parameters in millions."""
-    row, lines = cells[0].row, []
-
-    def line(column: str, group: str, heading: str, value: float, **more: Any) -> None:
-        paper = printed.get((row.key, column), math.nan)
-        lines.append(
-            {
-                "row": row.key,
-                "label": row.label,
-                "column": column,
-                "group": group,
-                "heading": heading,
-                "ours": value,
-                "printed": paper,
-                **more,
-            }
-        )
-
-    by_task: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_task.setdefault(cell.task.name, []).append(cell)
-    values: dict[str, list[float]] = {}
-    for name, own in by_task.items():
-        task = own[0].task
-        ids = [cell.config.run_id for cell in own if cell.config]
-        score = select.score(ids, done, rule)
-        values.setdefault(task.group, []).append(score.value)
-        line(
-            name,
-            task.group,
-            task.label,
-            score.value,
-            std=score.std,
-            seeds=score.seeds,
-            runs=" ".join(score.runs),
-        )
-    groups = list(values)
-    if len(groups) > 1:
-        for group in groups:
-            line(f"mean_{group}", group, "Mean", _mean(values[group]))
-    everything = [value for group in groups for value in values[group]]
-    line("mean", "all", "Mean", _mean(everything))
-    line("params_m", "all", PARAMS, _millions(cells, done))
-    return lines
-
-
-def _mean(values: list[float]) -> float:
-    """The mean, NaN if one of them is: a mean over an incomplete row is not printed."""
-    return sum(values) / len(values)
-
-
-def _millions(cells: list[Cell], done: dict[str, Any]) -> float:
-    """Trainable parameters in millions by the row's convention, averaged over its tasks."""
-    key = {"trainable": "params_total", "method": "params_peft"}[cells[0].row.params]
-    by_task = {
-        cell.task.name: done[cell.config.run_id][key]
-        for cell in cells
-        if cell.config and cell.config.run_id in done
-    }
-    if len(by_task) < len({cell.task.name for cell in cells}):
-        return math.nan
-    return sum(by_task.values()) / len(by_task) / 1e6
-
-
-def _wide(long: pd.DataFrame, with_printed: bool, spec: Spec) -> pd.DataFrame:
-    """One line a row and source, columns (group, heading) with each group's mean at its end."""
-    sources = ["ours", "printed"] if with_printed else ["ours"]
-    kept = long
-    if spec.columns == "groups":
-        kept = long[long["heading"].isin(SUMMARY)]
-    order = []
-    for group in kept["group"].unique():
-        own = kept[kept["group"] == group]
-        headings = list(dict.fromkeys(own["heading"]))
-        headings.sort(key=lambda heading: heading in SUMMARY)
-        order += [(group, heading) for heading in headings]
-    index = [(label, source) for label in kept["label"].unique() for source in sources]
-    wide = pd.DataFrame(
-        math.nan,
-        index=pd.MultiIndex.from_tuples(index, names=["Method", ""]),
-        columns=pd.MultiIndex.from_tuples(order),
-    )
-    for cell in kept.itertuples():
-        for source in sources:
-            wide.loc[(cell.label, source), (cell.group, cell.heading)] = getattr(cell, source)
-    return wide if with_printed else wide.droplevel(1)
-
-
-def _records(cells: list[Cell], done: dict[str, Any]) -> pd.DataFrame:
-    """One line a finished run: row, config and record flattened; curves stay in the JSON."""
-    lines = []
-    for cell in cells:
-        record = done.get(cell.config.run_id) if cell.config else None
-        if record is None:
-            continue
-        config = dict(record["config"])
-        recipe = config.pop("recipe")
-        config["options"] = json.dumps(config["options"], sort_keys=True)
-        rest = {k: v for k, v in record.items() if k not in ("config", "curve", "schema")}
-        rest = {k: json.dumps(v) if isinstance(v, list) else v for k, v in rest.items()}
-        head = {"table": cell.spec.name, "row": cell.row.key, "run_id": rest.pop("run_id")}
-        recipe = {f"recipe_{key}": value for key, value in recipe.items()}
-        lines.append(head | config | rest | recipe | {"recipe_source": cell.source})
-    return pd.DataFrame(lines)
-
-
-def formatted(built: Built) -> pd.DataFrame:
-    """The wide table as text: one decimal, parameters with two, a dash for what is missing."""
-    text = built.wide.copy().astype(object)
-    for column in text.columns:
-        digits = 1
-        if column[1] == PARAMS:  # as the paper; more where that would print 0.00
-            digits = 2 if (built.wide[column].dropna() >= 0.02).all() else 4
-        text[column] = [
-            MISSING if pd.isna(value) else f"{value:.{digits}f}" for value in built.wide[column]
-        ]
-    return text
-
-
-def write(built: Built, out: Path) -> list[Path]:
-    """Write the table as CSV, Markdown and LaTeX and its figure; returns the paths."""
-    from . import figures, latex
+def write(built: Table, out: Path) -> tuple[list[Path], list[str]]:
+    """Write every view as CSV, Markdown and LaTeX, and the figures; returns the paths and the
+    LaTeX floats of the figures."""
+    from . import figures  # matplotlib is slow to import
 
     out.mkdir(parents=True, exist_ok=True)
-    name = built.spec.name
-    text = formatted(built)
-    flat = text.copy()
-    flat.columns = [
-        heading if group in UNNAMED else f"{heading} ({group})" if heading == "Mean" else heading
-        for group, heading in text.columns
-    ]
-    paths = [out / f"{name}.{suffix}" for suffix in ("csv", "md", "tex")]
-    write_atomically(paths[0], built.long.to_csv(index=False, float_format="%.4f"))
-    markdown = flat.reset_index().to_markdown(index=False, disable_numparse=True)
-    write_atomically(paths[1], f"# {built.title}\n\n{markdown}\n\n{built.note}\n")
-    write_atomically(paths[2], latex.table(built, text))
-    return [*paths, *figures.accuracy_against_parameters(built, out)]
+    paths, floats = [], []
+    for view in views.available(built):
+        sheet, stem = views.sheet(built, view), built.spec.name + SUFFIX[view]
+        for suffix, text in (
+            ("csv", views.csv(sheet)),
+            ("md", views.markdown(sheet)),
+            ("tex", latex.table(sheet)),
+        ):
+            paths.append(out / f"{stem}.{suffix}")
+            write_atomically(paths[-1], text)
+    for stem, (figure, caption) in figures.all_of(built).items():
+        paths += figures.save(figure, stem, out)
+        figures.plt.close(figure)
+        caption = f"{built.title}. {caption} {' '.join(built.notes)}"
+        floats.append(latex.figure(stem, caption))
+    return paths, floats
 
 
-def write_records(built: Built, folder: Path) -> Path:
-    """Write the runs behind the table as a CSV, one line each; returns the path."""
+def write_results(built: Table, folder: Path) -> list[Path]:
+    """Write the runs and the cells behind the table as CSV; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{built.spec.name}.csv"
-    write_atomically(path, built.records.to_csv(index=False))
-    return path
+    name = built.spec.name
+    frames = {name: built.records, f"{name}_cells": built.long, f"{name}_wide": wide(built)}
+    paths = []
+    for stem, frame in frames.items():
+        paths.append(folder / f"{stem}.csv")
+        write_atomically(paths[-1], frame.to_csv(index=False, float_format="%.6g"))
+    return paths
 
 
-def show(built: Built, console: Console) -> None:
-    """Print the table in the terminal: a line a row, best of a column bold; printed ones dim."""
-    text = formatted(built)
-    two = isinstance(text.index, pd.MultiIndex)
-    width = sum(max(len(heading), 5) + 2 for _, heading in text.columns) + 18
-    narrow = width > console.width  # then only the means
-    table = Table(title=built.title, box=None, pad_edge=False, padding=(0, 1))
-    table.add_column("", no_wrap=True)
-    columns = [column for column in text.columns if not narrow or column[1] in SUMMARY]
-    above = ""
-    for group, heading in columns:
-        where = "" if group in UNNAMED or (group == above and not narrow) else group
-        table.add_column(f"[dim]{where}[/dim]\n{heading}", justify="right", no_wrap=True)
-        above = group
-    ours = built.wide.xs("ours", level=1) if two else built.wide
-    best = ours.max()
-    for index, line in text.iterrows():
-        label, source = index if two else (index, "ours")
-        values = []
-        for column in columns:
-            top = column[1] != PARAMS and source == "ours"
-            top = top and ours.loc[label, column] == best[column]
-            values.append(f"[bold]{line[column]}[/bold]" if top else line[column])
-        style = "dim" if source == "printed" else None
-        table.add_row(label if source == "ours" else "  printed", *values, style=style)
-    console.print()
-    console.print(table)
-    console.print(built.note, style="dim")
-    if narrow:
-        console.print("The terminal is narrow: every column is in the files.", style="dim")
+def wide(built: Table) -> pd.DataFrame:
+    """One line a row and source (ours, printed), one column a cell."""
+    sources = ["ours", "printed"] if built.printed else ["ours"]
+    head = ["table", "row", "label", "row_group"]
+    parts = []
+    for source in sources:
+        part = built.long.pivot(index=head, columns="column", values=source)
+        part = part.reindex(columns=built.long["column"].unique())
+        part.insert(0, "source", source)
+        parts.append(part.reset_index())
+    both = pd.concat(parts)
+    order = {key: i for i, key in enumerate(built.long["row"].unique())}
+    return both.sort_values("row", key=lambda rows: rows.map(order), kind="stable")
+
+
+def write_analyses(built: list[Table], records: Records, folder: Path) -> list[Path]:
+    """Write what goes over several tables: pairs, optimism, costs; returns the paths."""
+    scored = [table for table in built if table.rule == "best_test"]
+    if not scored:  # the runs that were scored on the test set are others than those of the tables
+        names = [table.spec.name for table in built]
+        scored = tables(names, built[0].profile, records, "best_test")
+    frames = {
+        "pairs": pd.concat([stats.pairs(table) for table in built]),
+        "optimism": pd.concat([stats.optimism(table, records) for table in scored]),
+        "costs": pd.concat([stats.costs(table, records) for table in built]),
+    }
+    paths = []
+    for stem, frame in frames.items():
+        paths.append(folder / f"{stem}.csv")
+        write_atomically(paths[-1], frame.to_csv(index=False, float_format="%.6g"))
+    return paths
+
+
+def summary(built: Table) -> str:
+    """One line: how much of the table is there."""
+    cells = built.long[built.long["kind"] == "task"]
+    full = int(cells["ours"].notna().sum())
+    parts = [f"{built.spec.name:8} {full} of {len(cells)} cells"]
+    for key, what in (("failed", "runs failed"), ("dirty", "runs of code not committed")):
+        count = int(cells[key].sum())
+        parts += [f"{count} {what}"] if count else []
+    return ", ".join(parts)
+
+
+def tell(records: Records, console: Console, quiet: bool = False) -> None:
+    """Name every record that is kept apart or marked, in a line each.
+
+    quiet: those from uncommitted code only counted, for where every run may be one.
+    """
+    for name, reason in records.apart.items():
+        console.print(f"kept apart  {name}: {reason}", style="yellow", markup=False, soft_wrap=True)
+    dirty = records.dirty
+    if quiet and dirty:
+        text = f"{len(dirty)} runs are of code not committed: marked {views.DIRTY} in the tables"
+        console.print(text, style="yellow")
+        return
+    for run_id in dirty:
+        text = f"marked {views.DIRTY}    {run_id}.json: code not committed"
+        console.print(text, style="yellow", markup=False)
+
+
+def why(name: str, row: str, column: str, profile: Profile, records: Records, rule: str) -> str:
+    """Where a cell comes from: its number, runs, rule, recipe and source.
+
+    Raises:
+        ConfigError: an unknown table, row or column.
+    """
+    known = [spec for names in specs.TABLES.values() for spec in names]
+    if name not in known:
+        raise specs.ConfigError(f"unknown table {name!r}; {nearest(name, known)}")
+    cells = specs.plan(specs.load(name), profile, rows=[row], protocol=rule)
+    built = build(cells, records, profile, rule)
+    long = built.long
+    asked = column.lower()
+    found = long[(long["heading"].str.lower() == asked) | (long["column"].str.lower() == asked)]
+    if found.empty:
+        names = list(dict.fromkeys([*long["heading"], *long["column"]]))
+        raise specs.ConfigError(f"unknown column {column!r} of {name}; {nearest(column, names)}")
+    cell = found.iloc[0]
+    digits = 1 if cell["kind"] in ("task", "group_mean", "mean") else 2
+    lines = [
+        f"{built.title}",
+        f"{cell['label']}, {cell['heading']} ({cell['column']}), profile {profile.name}",
+        f"ours     {_number(cell['ours'], digits)}"
+        + (f" ± {cell['std']:.2f}" if cell["std"] == cell["std"] else ""),
+        f"printed  {_number(cell['printed'], digits)}"
+        + (f"  {views.FLAG} {cell['flag']}" if cell["flag"] else ""),
+        f"rule     {rule}: {built.notes[-1].removeprefix('Ours: ')}",
+    ]
+    own = [c for c in cells if cell["kind"] != "task" or c.task.name == cell["column"]]
+    lines += [f"source   {source}" for source in dict.fromkeys(c.source for c in own) if source]
+    if cell["kind"] == "task" and own[0].config:
+        config = own[0].config.to_dict()
+        lines += [f"backbone {config['backbone']}", f"method   {config['method']}"]
+        lines += [f"options  {config['options'] or 'defaults'}"]
+        lines += ["recipe   " + ", ".join(f"{k} {v}" for k, v in config["recipe"].items())]
+    lines += [f"run      {_run(c, records)}" for c in own]
+    return "\n".join(lines)
+
+
+def _number(value: float, digits: int) -> str:
+    return views.MISSING if value != value else views.rounded(value, digits)
+
+
+def _run(cell: Cell, records: Records) -> str:
+    if cell.config is None:
+        return f"{cell.task.label} seed {cell.seed}: {cell.reason}"
+    run_id = cell.config.run_id
+    text = f"{run_id}  {cell.task.label} seed {cell.seed}"
+    if run_id in records.failed:
+        return f"{text}: failed: {records.failed[run_id]['error']}"
+    if run_id not in records.done:
+        apart = records.apart.get(f"{run_id}.json")
+        return f"{text}: {'kept apart: ' + apart if apart else 'no record'}"
+    record = records.done[run_id]
+    best = record.get("top1_best_test")
+    text += f": last {record['top1_last']:.2f}"
+    text += f", best on test {best:.2f}" if best is not None else ""
+    commit = (record.get("git_commit") or "unknown")[:12]
+    dirty = f" {views.DIRTY} uncommitted changes" if is_dirty(record) else ""
+    return f"{text}, {record.get('ended', '')}, {record.get('device', '')}, commit {commit}{dirty}"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m paper_tables.build", description=__doc__)
-    parser.add_argument("--table", choices=sorted(specs.TABLES), help="default: all")
-    parser.add_argument("--profile", default="paper")
-    parser.add_argument("--protocol", default="recipe", choices=specs.PROTOCOLS)
-    parser.add_argument("--results", type=Path)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args(argv)
-    console = Console(highlight=False)
+    kind = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser("python -m paper_tables.build", None, __doc__, formatter_class=kind)
+    p.add_argument("--table", choices=sorted(specs.TABLES), help="default: all, not shown here")
+    p.add_argument("--view", choices=views.VIEWS, default="compare", help="what is shown here")
+    p.add_argument("--profile", help="default: all of them; with --why, paper")
+    p.add_argument("--protocol", default="recipe", choices=specs.PROTOCOLS)
+    p.add_argument("--results", type=Path, metavar="DIR", help="default results/<profile>")
+    p.add_argument("--out", type=Path, metavar="DIR", help="default paper_tables/out/<profile>")
+    p.add_argument(
+        "--committed", action="store_true", help="leave out runs of code that was not committed"
+    )
+    p.add_argument("--why", nargs=3, metavar=("TABLE", "ROW", "COLUMN"), help="trace a cell")
+    arguments = p.parse_args(argv)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     try:
-        profile = specs.profile(arguments.profile)
-        results = arguments.results or ROOT / "results" / profile.name
-        out = arguments.out or ROOT / "paper_tables" / "out" / profile.name
-        for table in [arguments.table] if arguments.table else specs.TABLES:
-            for name in specs.TABLES[table]:
-                cells = specs.plan(specs.load(name), profile, protocol=arguments.protocol)
-                built = build(cells, Results(results), profile, arguments.protocol)
-                show(built, console)
-                for path in [*write(built, out), write_records(built, results)]:
-                    console.print(f"  {path}")
+        if arguments.why:
+            profile = specs.profile(arguments.profile or "paper")
+            records = _records(arguments, profile)
+            text = why(*arguments.why, profile, records, arguments.protocol)
+            console.print(text, markup=False, soft_wrap=True)
+            return 0
+        if not arguments.profile and (arguments.results or arguments.out):
+            raise specs.ConfigError("--results and --out need --profile: one folder, one profile")
+        for name in [arguments.profile] if arguments.profile else specs.profiles():
+            _build(arguments, specs.profile(name), console)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _records(arguments: argparse.Namespace, profile: Profile) -> Records:
+    records = scan(arguments.results or ROOT / "results" / profile.name)
+    return records.without_dirty() if arguments.committed else records
+
+
+def _build(arguments: argparse.Namespace, profile: Profile, console: Console) -> None:
+    """Build one profile's tables and say what is there and what is not."""
+    records = _records(arguments, profile)
+    out = arguments.out or ROOT / "paper_tables" / "out" / profile.name
+    chosen = specs.TABLES if arguments.table is None else {arguments.table: ()}
+    names = [name for table in chosen for name in specs.TABLES[table]]
+    built = tables(names, profile, records, arguments.protocol)
+    console.print(
+        f"[bold]{profile.name}[/bold]  {len(records.done)} runs in {records.folder}", soft_wrap=True
+    )
+    tell(records, console)
+    floats: list[str] = []
+    for table in built:
+        floats += write(table, out)[1]
+        write_results(table, records.folder)
+        console.print(summary(table), markup=False)
+        if arguments.table:
+            view = arguments.view if arguments.view in views.available(table) else "ours"
+            views.show(views.sheet(table, view), console)
+    if arguments.table is None:
+        write_analyses(built, records, records.folder)
+        inputs = [f"{t.spec.name}{SUFFIX[v]}" for t in built for v in views.available(t)]
+        write_atomically(out / "all.tex", latex.document(inputs, floats))
+    console.print(f"in {out} and {records.folder}\n", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,51 +1,104 @@
-"""A table as LaTeX: booktabs, grouped columns, rotated headings; by pandas' Styler."""
+"""A view of a table as LaTeX: booktabs, grouped columns, multirow rows; by pandas' Styler."""
+
+from collections.abc import Iterable
+from pathlib import Path
 
 import pandas as pd
 
-from .build import UNNAMED, Built
+from .views import UNNAMED, Sheet
 
-SYMBOLS = {"≤": r"$\leq$", "–": "--", "±": r"$\pm$"}
+SYMBOLS = {
+    **{"≤": r"$\leq$", "–": "--", "±": r"$\pm$"},
+    **{"†": r"\rlap{$^\dagger$}", "‡": r"\rlap{$^\ddagger$}"},
+}
+CSS = {"best": "textbf:--rwrap;", "second": "underline:--rwrap;", "": ""}
+WHAT = {"ours": "ours", "std": r"$\pm$", "printed": "printed", "delta": r"$\Delta$"}
+PACKAGES = ("booktabs", "multirow", "graphicx", "adjustbox")
+ROTATED = 12  # with more columns than these the headings stand upright, in a float of full width
 
 
-def table(built: Built, text: pd.DataFrame) -> str:
-    """A `table*` float, to be put in a document that loads booktabs, multirow and graphicx."""
-    frame = text.copy()
+def table(sheet: Sheet) -> str:
+    """A float; the document loads PACKAGES."""
+    frame, two = sheet.text.map(escape), sheet.text.index.nlevels == 2
+    many = len(frame.columns) > ROTATED
     frame.columns = pd.MultiIndex.from_tuples(
         [
-            ("" if group in UNNAMED else group.capitalize(), rotated(heading))
+            ("" if group in UNNAMED else group.capitalize(), _heading(heading, many))
             for group, heading in frame.columns
         ]
     )
-    two = isinstance(frame.index, pd.MultiIndex)
+    if all(group == "" for group, _ in frame.columns):
+        frame.columns = frame.columns.droplevel(0)
     if two:
-        labels = [
-            escape(label) if source == "ours" else r"\quad\textit{printed}"
-            for label, source in frame.index
-        ]
+        frame.index = pd.MultiIndex.from_tuples(
+            [(escape(label), WHAT[what]) for label, what in frame.index]
+        )
     else:
-        labels = [escape(label) for label in frame.index]
-    frame.index = pd.Index(labels)
-    styler = frame.map(escape).style
-    body = styler.to_latex(
+        frame.index = [escape(label) for label in frame.index]
+    marks = sheet.marks.map(CSS.get).set_axis(frame.index).set_axis(frame.columns, axis=1)
+    body = frame.style.apply(lambda _: marks, axis=None).to_latex(
         hrules=True,
-        column_format="l" + "r" * len(frame.columns),
+        column_format="l" * frame.index.nlevels + "r" * len(frame.columns),
         multicol_align="c",
+        multirow_align="t",
         environment=None,
     )
-    caption = f"{escape(built.title.split(': ', 1)[-1])}. {escape(built.note)}"
+    body = _group_rules(body, sheet, two)
+    kind = "table*" if len(frame.columns) > 6 else "table"
+    name = sheet.table.spec.name + ("" if sheet.view == "ours" else f"-{sheet.view}")
+    title = sheet.title.split(": ", 1)[-1]
+    caption = escape(f"{title}. {' '.join(sheet.notes)}")
+    for symbol in ("dagger", "ddagger"):  # set apart from its explanation in running text
+        caption = caption.replace(rf"\rlap{{$^\{symbol}$}}", rf"$^\{symbol}$")
     return (
-        "\\begin{table*}[t]\n\\centering\n\\setlength{\\tabcolsep}{3pt}\n"
-        f"\\caption{{{caption}}}\n\\label{{tab:{built.spec.name}}}\n"
-        f"\\resizebox{{\\linewidth}}{{!}}{{%\n{body.strip()}%\n}}\n\\end{{table*}}\n"
+        f"\\begin{{{kind}}}[t]\n\\centering\n\\setlength{{\\tabcolsep}}{{3pt}}\n"
+        f"\\caption{{{caption}}}\n\\label{{tab:{name}}}\n"
+        "\\begin{adjustbox}{max width=\\linewidth,max totalheight=.85\\textheight}\n"
+        f"{body.strip()}\n\\end{{adjustbox}}\n\\end{{{kind}}}\n"
     )
 
 
-def rotated(heading: str) -> str:
-    return rf"\rotatebox{{90}}{{{escape(heading)}}}"
+def figure(stem: str, caption: str) -> str:
+    """A float with the figure `stem`.pdf."""
+    return (
+        "\\begin{figure}[t]\n\\centering\n"
+        f"\\includegraphics[width=\\linewidth]{{{stem}.pdf}}\n"
+        f"\\caption{{{escape(caption)}}}\n\\label{{fig:{stem}}}\n\\end{{figure}}\n"
+    )
+
+
+def document(tables: Iterable[str], figures: Iterable[str]) -> str:
+    """A two-column document of everything: files to input, and figure floats."""
+    packages = "".join(f"\\usepackage{{{name}}}\n" for name in PACKAGES)
+    inputs = "".join(f"\\input{{{Path(name).name}}}\n\\clearpage\n" for name in tables)
+    floats = "\\clearpage\n".join(figures)
+    return (
+        "\\documentclass[10pt,twocolumn]{article}\n"
+        f"\\usepackage[margin=2cm]{{geometry}}\n{packages}"
+        f"\\begin{{document}}\n{inputs}{floats}\\end{{document}}\n"
+    )
+
+
+def _heading(heading: str, upright: bool) -> str:
+    return rf"\rotatebox{{90}}{{{escape(heading)}}}" if upright else escape(heading)
+
+
+def _group_rules(body: str, sheet: Sheet, two: bool) -> str:
+    """Rules between groups of rows, and a little space between the rows of the compare view."""
+    lines = body.splitlines()
+    first = lines.index(r"\midrule") + 1
+    per_row = len(sheet.text) // sheet.text.index.get_level_values(0).nunique() if two else 1
+    for after in range(len(sheet.text) - 1, 0, -1):
+        if after in sheet.breaks:
+            lines.insert(first + after, r"\midrule")
+        elif two and after % per_row == 0:
+            lines.insert(first + after, r"\addlinespace")
+    return "\n".join(lines)
 
 
 def escape(text: str) -> str:
     """Plain text as LaTeX."""
+    text = text.replace("\\", "/")
     for character in "&%$#_{}":
         text = text.replace(character, "\\" + character)
     for symbol, latex in SYMBOLS.items():

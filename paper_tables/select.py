@@ -19,16 +19,20 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Score:
-    """A cell's number: mean over its seeds in percent, their spread, and the runs behind it.
+    """A cell's number: mean over its seeds in percent, their spread, and what it is made of.
 
-    value is NaN while a seed is missing; std is NaN with fewer than two seeds.
+    value is NaN while a seed is missing; std is NaN with fewer than two seeds. values: those of the
+    seeds that are there, in order.
     """
 
     value: float
     std: float
-    seeds: int
     wanted: int
-    runs: tuple[str, ...]
+    values: tuple[float, ...]
+
+    @property
+    def seeds(self) -> int:
+        return len(self.values)
 
 
 def score(run_ids: Sequence[str], records: Mapping[str, Mapping[str, Any]], rule: str) -> Score:
@@ -43,7 +47,6 @@ def score(run_ids: Sequence[str], records: Mapping[str, Mapping[str, Any]], rule
     return Score(
         value=mean(values) if complete else math.nan,
         std=stdev(values) if len(values) > 1 else math.nan,
-        seeds=len(values),
         wanted=len(run_ids),
-        runs=tuple(run_ids),
+        values=tuple(values),
     )

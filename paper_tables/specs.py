@@ -26,14 +26,21 @@ TABLES = {
     "4": ("table4a", "table4b"),
     "5": ("table5",),
     "6": ("table6",),
+    "fig2": ("fig2",),
 }
 PROTOCOLS = ("recipe", "best_test")
+ORDERS = ("first", "last")  # which layers Fig. 2 adapts
 COUNTED = ("trainable", "method")  # what the printed Params. column counts: with the head, without
+SETTINGS = ("documented", "solved")  # how the options behind that column are known
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: `key` on the command line and in files, `label` as printed."""
+    """A row of a table: `key` on the command line and in files, `label` as printed.
+
+    params, setting, audit and remark are about the printed number of parameters (see table2.yaml);
+    audit {option: {value: tasks}} says what it was computed with where `options` do not fit it.
+    """
 
     key: str
     label: str
@@ -43,11 +50,17 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     params: str = "trainable"
     group: str = ""
+    setting: str = "documented"
+    audit: dict[str, dict[Any, int]] = field(default_factory=dict)
+    remark: str = ""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One table; `columns` is "tasks" or "groups" (only their means are printed)."""
+    """One table; `columns` is "tasks" or "groups" (only their means are printed).
+
+    tasks: the benchmark's tasks that it is about; none: all of them.
+    """
 
     name: str
     title: str
@@ -55,16 +68,22 @@ class Spec:
     rows: dict[str, Row]
     columns: str = "tasks"
     note: str = ""
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What the names in the specs stand for, the seeds and an overriding recipe."""
+    """What the names in the specs stand for, the seeds and an overriding recipe.
+
+    layers: numbers of layers, for backbones of another depth (Fig. 2: 3 of 12 is 1 of 4).
+    """
 
     name: str
     seeds: tuple[int, ...]
     backbones: dict[str, str] = field(default_factory=dict)
     benchmarks: dict[str, str] = field(default_factory=dict)
+    tasks: dict[str, str] = field(default_factory=dict)
+    layers: dict[int, int] = field(default_factory=dict)
     recipe: str | None = None
     note: str = ""
 
@@ -92,6 +111,9 @@ def load(name: str) -> Spec:
     path = FOLDER / f"{name}.yaml"
     content = read_yaml(path)
     defaults = {"backbone": content.pop("backbone", None)}
+    content["tasks"] = tuple(content.get("tasks", ()))
+    if "series" in content:
+        content["rows"] = _series_rows(content.pop("series"), str(path))
     allowed = {f.name for f in dataclasses.fields(Row)} - {"key"}
     rows = {}
     for key, values in content.pop("rows", {}).items():
@@ -101,15 +123,53 @@ def load(name: str) -> Spec:
                     f"{path}: row {key}: unknown key {name_!r}; {nearest(name_, allowed)}"
                 )
         rows[key] = Row(**({"key": key} | defaults | values))
-        if rows[key].params not in COUNTED:
-            expected = " or ".join(COUNTED)
-            raise ConfigError(
-                f"{path}: row {key}: params: found {rows[key].params!r}, expected {expected}"
-            )
+        _check_counting(rows[key], content.get("benchmark"), f"{path}: row {key}")
     try:
         return Spec(name=name, rows=rows, **content)
     except TypeError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _series_rows(series: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    """Fig. 2's rows: every module set with every number of layers; the set is the row's group."""
+    series = dict(series)
+    try:
+        modules, layers = series.pop("modules"), series.pop("layers")
+        order, options = series.pop("order"), series.pop("options")
+    except KeyError as error:
+        raise ConfigError(f"{where}: series: {error.args[0]} is missing") from None
+    if order not in ORDERS:
+        expected = " or ".join(ORDERS)
+        raise ConfigError(f"{where}: series: order: found {order!r}, expected {expected}")
+    return {
+        f"{name.lower()}-{k}": series
+        | {"label": f"{name} {k}/{max(layers)}", "group": name}
+        | {"options": options | {"modules": parts, "layers": f"{order}:{k}"}}
+        for name, parts in modules.items()
+        for k in layers
+    }
+
+
+def _check_counting(row: Row, benchmark: str, where: str) -> None:
+    """Check what a row says about its printed number of parameters."""
+    for name, valid in (("params", COUNTED), ("setting", SETTINGS)):
+        if getattr(row, name) not in valid:
+            found, expected = getattr(row, name), " or ".join(valid)
+            raise ConfigError(f"{where}: {name}: found {found!r}, expected {expected}")
+    if not row.audit:
+        return
+    if len(row.audit) > 1 or not all(isinstance(mix, dict) for mix in row.audit.values()):
+        raise ConfigError(f"{where}: audit: expected {{option: {{value: tasks}}}}, one option")
+    ((option, mixture),) = row.audit.items()
+    try:
+        for value in mixture:
+            methods.options(row.method, row.options | {option: value})
+    except methods.MethodError as error:
+        raise ConfigError(f"{where}: audit: {error}") from None
+    found, expected = list(mixture.values()), len(tasks.select(benchmark, None))
+    if not all(type(count) is int for count in found) or sum(found) != expected:
+        found = " + ".join(map(str, found))
+        raise ConfigError(f"{where}: audit: {option}: found {found} tasks, expected {expected}")
 
 
 def profile(name: str) -> Profile:
@@ -122,6 +182,10 @@ def profile(name: str) -> Profile:
     if name not in content:
         raise ConfigError(f"unknown profile {name!r}; {nearest(name, content)}")
     return Profile(**{**content[name], "name": name, "seeds": tuple(content[name]["seeds"])})
+
+
+def profiles() -> list[str]:
+    return list(read_yaml(PROFILES))
 
 
 def chosen_rows(spec: Spec, wanted: Iterable[str] | None) -> list[Row]:
@@ -169,6 +233,8 @@ def plan(
         ConfigError, MethodError: an unknown row, task, recipe key or option.
     """
     benchmark = profile.benchmarks.get(spec.benchmark, spec.benchmark)
+    if wanted_tasks is None and spec.tasks:
+        wanted_tasks = [profile.tasks.get(name, name) for name in spec.tasks]
     columns = tasks.select(benchmark, wanted_tasks)
     cells = []
     for row in chosen_rows(spec, rows):
@@ -195,7 +261,11 @@ def _config(
         return None, "", f"method {row.method!r} is not built"
     recipe = profile.recipe or row.recipe
     found = recipes.resolve(recipe, row.method, backbone, task, overrides)
-    options = methods.options(row.method, found.options | row.options)
+    own = dict(row.options)
+    order, _, k = str(own.get("layers", "")).partition(":")
+    if order in ORDERS and k.isdigit():
+        own["layers"] = f"{order}:{profile.layers.get(int(k), int(k))}"
+    options = methods.options(row.method, found.options | own)
     defaults = methods.options(row.method)
     changed = {
         key: value
@@ -210,6 +280,7 @@ def _config(
         method=row.method,
         options=changed,
         recipe=found.recipe,
+        train_split=found.train_split,
         eval_every=1 if protocol == "best_test" else 0,
         smoke=smoke,
     )

@@ -1,5 +1,8 @@
 """Small data sets in the real layouts, for tests."""
 
+import dataclasses
+import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +37,116 @@ def write_task(
             lines.append(f"images/{FILES[split]}/{i:06d}.{suffix} {label}")
         (folder / f"{FILES[split]}.txt").write_text("\n".join(lines) + "\n")
     return folder
+
+
+# How the archives of FGVC spell folders and keys: VPT's, and the variant that RLRR and ARC read.
+# folder, what precedes a key on disk, the key itself
+FGVC = {
+    "vpt": {
+        "CUB_200_2011": ("CUB_200_2011", "images/", "{c:03d}.Bird/{i}.jpg"),
+        "NABirds": ("nabirds", "images/", "{c:04d}/{i}.jpg"),
+        "OxfordFlowers": ("OxfordFlower", "", "jpg/image_{i:05d}.jpg"),
+        "StanfordDogs": ("Stanford-dogs", "Images/", "n{c:08d}-dog/{i}.jpg"),
+        "StanfordCars": ("Stanford-cars", "", "car_ims/{i:06d}.jpg"),
+    },
+    "rlrr": {
+        "CUB_200_2011": ("CUB_200_2011", "images/", "{c:03d}.Bird/{i}.jpg"),
+        "NABirds": ("NABirds", "images/", "{c:04d}/{i}.jpg"),
+        "OxfordFlowers": ("OxfordFlowers", "", "jpg/image_{i:05d}.jpg"),
+        "StanfordDogs": ("StanfordDogs", "", "Images/n{c:08d}-dog/{i}.jpg"),
+        "StanfordCars": ("StanfordCars", "", "car_ims/{i:06d}.jpg"),
+    },
+}
+PAIRS = {"clevr_dist": "clevr_count", "dsprites_ori": "dsprites_loc"} | {
+    "smallnorb_ele": "smallnorb_azi"
+}
+
+
+def scaled(task: tasks.Task, scale: float) -> tasks.Task:
+    """The task with shorter lists; its test list still shows every class."""
+    sizes = {split: max(4, round(task.sizes[split] * scale)) for split in ("train", "val")}
+    test = max(task.num_classes, round(task.sizes["test"] * scale))
+    sizes |= {"trainval": sizes["train"] + sizes["val"], "test": test}
+    return dataclasses.replace(task, sizes=sizes)
+
+
+def write_benchmarks(
+    root: Path, scale: float = 0.002, pixels: int = 12, fgvc: str = "vpt", suffix: str = "jpg"
+) -> dict[str, dict[str, tasks.Task]]:
+    """VTAB-1k's 19 tasks, FGVC's five and CIFAR-100 in their own layouts, with noise for images.
+
+    Args:
+        scale: of the list lengths. fgvc: which layout, of `FGVC`. suffix: of VTAB's images.
+
+    Returns the task table with these lengths.
+    """
+    table = {
+        benchmark: {name: scaled(task, scale) for name, task in own.items()}
+        for benchmark, own in tasks.benchmarks().items()
+        if benchmark != "demo"
+    }
+    for task in table["vtab-1k"].values():
+        write_vtab(root, task, pixels, suffix)
+    for task in table["fgvc"].values():
+        write_fgvc(root, task, pixels, fgvc)
+    table["cifar100"]["cifar100"] = write_cifar(root, table["cifar100"]["cifar100"])
+    return table
+
+
+def noise(seed: str, count: int, height: int, width: int) -> np.ndarray:
+    rng = np.random.default_rng(zlib.crc32(seed.encode()))
+    return rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def labels_of(task: tasks.Task, split: str) -> list[int]:
+    """Every class in turn; a split with fewer images than classes shows the first ones."""
+    return [i % task.num_classes for i in range(task.sizes[split])]
+
+
+def write_vtab(root: Path, task: tasks.Task, pixels: int, suffix: str) -> None:
+    folder = root / task.benchmark / task.name
+    for split in ("train", "val", "trainval", "test"):
+        images = folder / "images" / FILES[split]
+        images.mkdir(parents=True)
+        parts = ("train", "val") if split == "trainval" else (split,)
+        lines = []
+        for part in parts:
+            found = noise(PAIRS.get(task.name, task.name) + part, task.sizes[part], pixels, pixels)
+            for image, label in zip(found, labels_of(task, part), strict=True):
+                name = f"images/{FILES[split]}/{len(lines):06d}.{suffix}"
+                Image.fromarray(image).save(folder / name)
+                lines.append(f"{name} {label}")
+        (folder / f"{FILES[split]}.txt").write_text("\n".join(lines) + "\n")
+
+
+def write_fgvc(root: Path, task: tasks.Task, pixels: int, layout: str) -> None:
+    """Class ids begin at 1 and, for NABirds, have gaps; RLRR's layout has a trainval.json too."""
+    spelled, prefix, key = FGVC[layout][task.name]
+    folder, number, merged = root / task.benchmark / spelled, 0, {}
+    for split in ("train", "val", "test"):
+        found = noise(task.name + split, task.sizes[split], pixels, pixels + 5)
+        listed = {}
+        for image, label in zip(found, labels_of(task, split), strict=True):
+            number += 1
+            name = key.format(c=label, i=number)
+            path = folder / (prefix + name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+            listed[name] = 3 * label + 2 if task.name == "NABirds" else label + 1
+        (folder / f"{split}.json").write_text(json.dumps(listed))
+        merged |= listed if split != "test" else {}
+    if layout == "rlrr":
+        (folder / "trainval.json").write_text(json.dumps(merged))
+
+
+def write_cifar(root: Path, task: tasks.Task) -> tasks.Task:
+    """CIFAR-100's binary version: coarse label, fine label, three planes; returns the task."""
+    folder = root / task.benchmark / "cifar-100-binary"
+    folder.mkdir(parents=True)
+    for split, file in (("trainval", "train.bin"), ("test", "test.bin")):
+        planes = noise(split, task.sizes[split], 32, 32).reshape(-1, 3072)
+        labels = np.array(labels_of(task, split), dtype=np.uint8)[:, None]
+        np.hstack([labels // 5, labels, planes]).astype(np.uint8).tofile(folder / file)
+    train = task.sizes["trainval"] * 9 // 10
+    sizes = task.sizes | {"train": train, "val": task.sizes["trainval"] - train}
+    return dataclasses.replace(task, sizes=sizes)

@@ -83,7 +83,7 @@ def test_a_sweep_runs_builds_the_table_and_is_not_run_again(demo, tmp_path):
     assert again.returncode == 0 and "nothing to run: 4 of 4 runs have a record" in again.stdout
     assert records(tmp_path) == made
     status = sweep(*words, "--status").stdout
-    assert re.search(r"LoRA +2", status) and re.search(r"all +4 +0 +0 +0 +0", status)
+    assert re.search(r"LoRA +2", status) and re.search(r"all +4 +0 +0 +0 +0 +0", status)
 
 
 def test_kill_9_in_the_middle_loses_nothing_and_runs_nothing_twice(demo, tmp_path):
@@ -119,7 +119,7 @@ def test_a_killed_sweep_takes_its_workers_along(demo, tmp_path):
     while Path(f"/proc/{owner}").exists():
         assert time.monotonic() < give_up
         time.sleep(0.1)
-    assert re.search(r"all +0 +0 +0 +4 +0", sweep(*words, "--status").stdout)
+    assert re.search(r"all +0 +0 +0 +0 +4 +0", sweep(*words, "--status").stdout)
 
 
 def test_ctrl_c_stops_in_one_line_and_can_be_continued(demo, tmp_path):

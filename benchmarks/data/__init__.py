@@ -1,0 +1,24 @@
+"""Reads the benchmarks' folders and decodes every image once. Nothing here needs torch.
+
+lists.py    the layouts: which images a split has, and their labels
+decode.py   from an image file to pixels
+cache.py    decoded pixels on disk, shared by all runs and processes
+check.py    `python -m benchmarks.data check DIR`
+"""
+
+from .cache import Split, load
+from .decode import View
+from .lists import FILES, DataError, Listing, check_files, read_list
+from .rows import Images
+
+__all__ = [
+    "FILES",
+    "DataError",
+    "Images",
+    "Listing",
+    "Split",
+    "View",
+    "check_files",
+    "load",
+    "read_list",
+]

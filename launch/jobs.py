@@ -1,0 +1,127 @@
+"""Notes of what was submitted: one file a job array, written before sbatch is asked.
+
+    <results>/jobs/<name>.json    {"name", "table", "sweep", "code", "minutes", "packs", "by", ...}
+
+The name is also the job's name in SLURM, so that squeue finds it even if the submitting process
+died before it learnt the job's id. A note says what is queued; what is done, the records say.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import write_atomically
+
+from . import squeue
+from .claims import alive_here, myself
+
+
+@dataclass
+class Note:
+    """A submitted job array.
+
+    packs: the run ids of every task; sweep: its folder below logs/; code: its folder below code/;
+    job: SLURM's id, None until submitit has finished; ended: nothing of it waits or runs any more;
+    cancelled: on request, so that nobody submits it again.
+    """
+
+    path: Path
+    table: str
+    sweep: str
+    code: str
+    minutes: float
+    packs: list[list[str]]
+    by: dict[str, Any]
+    job: str | None = None
+    ended: bool = False
+    cancelled: bool = False
+    submitted: float = 0.0  # by the file server's clock
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    def write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        own = {k: v for k, v in vars(self).items() if k != "path"}
+        write_atomically(self.path, json.dumps(own) + "\n")
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the submitting process died before all was in place."""
+        return self.job is None and not alive_here(self.by)
+
+    def log(self, pack: int) -> Path:
+        """Where the output of a task goes."""
+        number = self.job if len(self.packs) == 1 else f"{self.job}_{pack}"
+        return self.path.parent.parent / "logs" / self.sweep / f"{number}_0_log.out"
+
+
+def new(results: Path, name: str, **values: Any) -> Note:
+    """A note on the point of being submitted by this process, written."""
+    note = Note(results / "jobs" / f"{name}.json", by=myself(), **values)
+    note.write()
+    return note
+
+
+def read_all(results: Path) -> list[Note]:
+    """All notes, oldest first; damaged ones are passed over."""
+    found = []
+    for path in (results / "jobs").glob("*.json"):
+        try:
+            found.append(Note(path=path, **json.loads(path.read_text())))
+        except (OSError, ValueError, TypeError):
+            continue
+    return sorted(found, key=lambda note: note.submitted)
+
+
+@dataclass
+class Queue:
+    """The unfinished submissions of a results folder with SLURM's word on them.
+
+    runs: run id -> when it was submitted; tasks: what waits or runs; answers: whether SLURM did.
+    """
+
+    notes: list[Note]
+    runs: dict[str, float]
+    tasks: list[squeue.Task]
+    answers: bool
+
+    def waiting(self) -> str:
+        """What the queue holds, with SLURM's reasons for waiting: '3 running, 8 pending (...)'."""
+        counts = Counter(task.state for task in self.tasks)
+        reasons = Counter(task.reason for task in self.tasks if task.state == "PENDING")
+        words = [f"{n} {state.lower()}" for state, n in counts.items()]
+        why = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common(3) if reason != "None")
+        return ", ".join(words) + (f" ({why})" if why else "")
+
+
+def look(results: Path, fresh: float = squeue.FRESH) -> Queue:
+    """What is queued now. Where SLURM does not answer, the notes are taken at their word."""
+    notes = [note for note in read_all(results) if not note.ended]
+    answer = squeue.tasks([note.name for note in notes], fresh)
+    runs: dict[str, float] = {}
+    tasks: list[squeue.Task] = []
+    for note in notes:
+        own = None if answer is None else answer[note.name]
+        tasks += (own or {}).values()
+        being_made = note.job is None and not note.cut_short
+        for index, pack in enumerate(note.packs):
+            number = note.job if len(note.packs) == 1 else f"{note.job}_{index}"
+            if own is None or being_made or number in own:
+                runs |= dict.fromkeys(pack, note.submitted)
+    return Queue(notes, runs, tasks, answer is not None)
+
+
+def lost(results: Path, ids: Iterable[str]) -> dict[str, tuple[int, Path]]:
+    """Of these runs, how many ended jobs were to do them, and the log of the last."""
+    ids = set(ids)
+    found: dict[str, tuple[int, Path]] = {}
+    for note in read_all(results):
+        for index, pack in enumerate(note.packs if note.ended and note.job else []):
+            for run_id in ids.intersection(pack):
+                found[run_id] = (found.get(run_id, (0,))[0] + 1, note.log(index))
+    return found

@@ -1,0 +1,334 @@
+"""Runs on a SLURM cluster: packs as job arrays through submitit, one sbatch for every chunk.
+
+What is done, the records say; what runs, the claims; what waits, the notes of submissions and
+squeue. submitit's job objects are never asked: without accounting they know nothing.
+"""
+
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.config import ConfigError, RunConfig
+from benchmarks.record import Results
+
+from . import jobs, packs, snapshot, squeue
+from .claims import Claims, filesystem_time
+from .cluster import Event, Report, environment
+from .grid import survey
+from .packs import Estimate, Pack
+from .settings import Settings
+
+LIVES = 3  # jobs that may end without a run's record before a waiting command gives it up
+FULL = ("SubmitJobLimit", "QOSMaxSubmit", "AssocMaxSubmit", "temporarily unable to accept")
+
+
+class SlurmError(ConfigError):
+    """SLURM refuses a submission or does not answer; in one line."""
+
+
+def choose(cluster: str) -> str:
+    """Where `--cluster auto` runs: on SLURM if this machine belongs to a cluster, else here."""
+    if cluster == "auto":
+        return "slurm" if squeue.installed() else "local"
+    return cluster
+
+
+@dataclass
+class Plan:
+    """Packs in chunks, each of which is one job array, with their expected seconds."""
+
+    chunks: list[list[tuple[RunConfig, ...]]]
+    seconds: list[list[float]]
+    minutes: int  # the jobs' time limit
+
+    @property
+    def lengths(self) -> list[float]:
+        return [seconds for chunk in self.seconds for seconds in chunk]
+
+
+def plan(configs: Sequence[RunConfig], settings: Settings, estimate: Estimate) -> Plan:
+    """Pack the runs and cut the packs into arrays that the cluster takes."""
+    side_by_side = settings.runs_per_gpu * max(1, settings.gpus)
+    found = packs.plan(configs, estimate, settings.pack_minutes * side_by_side)
+    most = squeue.max_array_size() or 1000
+    chunks = [found[i : i + most] for i in range(0, len(found), most)]
+    seconds = [[sum(map(estimate, pack)) / side_by_side for pack in chunk] for chunk in chunks]
+    longest = max((length for chunk in seconds for length in chunk), default=0)
+    return Plan(chunks, seconds, settings.time or max(60, round(2 * longest / 60)))
+
+
+class Slurm:
+    """A results folder's seat on the cluster."""
+
+    def __init__(
+        self,
+        results: Path,
+        settings: Settings,
+        place: dict[str, Any],
+        plugins: list[str],
+        table: str,
+        console: Console,
+    ):
+        self.results, self.claims = Results(results.resolve()), Claims(results.resolve())
+        self.folder = results.resolve()
+        self.settings, self.plugins, self.table, self.console = settings, plugins, table, console
+        paths = {k: v.resolve() if isinstance(v, Path) else v for k, v in place.items()}
+        self.place = {key: value for key, value in paths.items() if value is not None}
+        self.names: list[str] = []  # of what this process has submitted
+
+    def submit(self, todo: Sequence[RunConfig], estimate: Estimate, began: float) -> int:
+        """Submit what has no record since `began`, does not run and is not queued; how many."""
+        with self._alone():
+            queue = self.settle()
+            seen = survey([config.run_id for config in todo], self.results)
+            taken = queue.runs.keys() | self.claims.holders().keys()
+            taken |= {k for k, s in seen.items() if s.status == "done" or s.written >= began}
+            todo = [config for config in todo if config.run_id not in taken]
+            if not todo:
+                return 0
+            code = snapshot.take(self.folder, self.plugins)
+            planned = plan(todo, self.settings, estimate)
+            sweep = f"{self.table}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+            sent = self._submit_all(planned, code, sweep)
+            self.console.print(code.origin, highlight=False)
+        return sent
+
+    def tidy(self) -> None:
+        """Remove the code of sweeps that have ended, and what their runs left half-done."""
+        with self._alone():
+            used = {note.code for note in self.settle().notes}
+            snapshot.prune(self.folder, used)
+
+    def settle(self) -> jobs.Queue:
+        """Mark the submissions that have ended; take back those that were cut short."""
+        queue = jobs.look(self.folder, fresh=0)
+        if not queue.answers:
+            raise SlurmError("SLURM does not answer (squeue); nothing was submitted: try again")
+        for note in queue.notes:
+            if note.cut_short:
+                self._take_back(note)
+            elif note.job is not None and not squeue.tasks([note.name])[note.name]:
+                note.ended = True
+                note.write()
+        return jobs.look(self.folder)
+
+    def wait(
+        self, todo: Sequence[RunConfig], estimate: Estimate, began: float, report: Report,
+        say: Callable[[str], None],
+    ) -> list[str]:  # fmt: skip
+        """Report the runs as their records appear; resubmit those whose jobs ended without one.
+
+        Returns:
+            A line for every run that was given up.
+        """
+        left = {config.run_id: config for config in todo}
+        tries: Counter[str] = Counter()
+        suspects: set[str] = set()
+        given_up = []
+        while left:
+            for run_id, seen in survey(left, self.results).items():
+                if seen.status == "done" or seen.written >= began:
+                    record = self.results.read(run_id)
+                    report(Event(record["status"], left.pop(run_id), -1, record))
+            queue = jobs.look(self.folder, self.settings.poll_seconds / 2)
+            say(queue.waiting() if queue.answers else "SLURM does not answer")
+            stopped = [n for n in jobs.read_all(self.folder) if n.cancelled]
+            if any(note.name in self.names for note in stopped):
+                raise SlurmError(f"cancelled with {len(left)} runs left; the same command goes on")
+            if queue.answers and left:
+                gone = left.keys() - queue.runs.keys() - self.claims.holders().keys()
+                again = gone & suspects  # a record may show up late on a shared file system
+                suspects = gone
+                for run_id in [run_id for run_id in again if tries[run_id] >= LIVES - 1]:
+                    self.settle()
+                    count, log = jobs.lost(self.folder, [run_id]).get(run_id, (LIVES, "no log"))
+                    config = left.pop(run_id)
+                    given_up.append(f"{config.name}: {count} jobs ended without a record; {log}")
+                if again := again & left.keys():
+                    tries.update(again)
+                    suspects = set()
+                    self.submit([left[run_id] for run_id in again], estimate, began)
+            if left:
+                time.sleep(self.settings.poll_seconds)
+        return given_up
+
+    def _submit_all(self, planned: Plan, code: snapshot.Snapshot, sweep: str) -> int:
+        """One sbatch for every chunk; the arrays share the limit on jobs at once."""
+        lanes = min(self.settings.max_parallel or len(planned.chunks), len(planned.chunks))
+        before: dict[int, str] = {}  # the last array of every lane, which the next one waits for
+        sent = 0
+        for number, chunk in enumerate(planned.chunks):
+            lane = number % lanes
+            share = len(chunk)
+            if self.settings.max_parallel:
+                share, rest = divmod(self.settings.max_parallel, lanes)
+                share += lane < rest
+            more: dict[str, Any] = {"array_parallelism": share}
+            if lane in before and self.settings.max_parallel:
+                more["dependency"] = f"afterany:{before[lane]}"
+            try:
+                note = self._submit(chunk, planned.minutes, code, sweep, more)
+            except SlurmError as error:
+                if sent and any(word in str(error) for word in FULL):
+                    self.console.print(f"the queue takes no more for now: {error}", style="yellow")
+                    break  # what is left is missing, and submitted the next time
+                raise
+            before[lane] = note.job
+            sent += sum(map(len, chunk))
+            self.console.print(
+                f"job {note.job}: {sum(map(len, chunk))} runs in {len(chunk)} packs, "
+                f"logs in {note.log(0).parent}",
+                highlight=False,
+            )
+        return sent
+
+    def _submit(
+        self,
+        chunk: list[tuple[RunConfig, ...]],
+        minutes: int,
+        code: snapshot.Snapshot,
+        sweep: str,
+        more: dict[str, Any],
+    ) -> jobs.Note:
+        import submitit
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        jobs_folder = self.folder / "jobs"
+        jobs_folder.mkdir(parents=True, exist_ok=True)
+        note = jobs.new(
+            self.folder,
+            f"rlrr-{secrets.token_hex(4)}",
+            table=self.table,
+            sweep=sweep,
+            code=code.folder.name,
+            minutes=minutes,
+            packs=[[config.run_id for config in pack] for pack in chunk],
+            submitted=filesystem_time(jobs_folder),
+        )
+        self.names.append(note.name)
+        # a countdown that never ends: submitit's own end would look like a failure of the run
+        executor = submitit.SlurmExecutor(self.folder / "logs" / sweep, max_num_timeout=10**6)
+        parameters = self.settings.parameters()
+        extra = parameters.pop("additional_parameters") | {"chdir": str(code.folder)}
+        path = f"export PYTHONPATH={code.folder}${{PYTHONPATH:+:$PYTHONPATH}}"
+        executor.update_parameters(
+            **parameters,
+            **more,
+            job_name=note.name,
+            time=minutes,
+            setup=[*self.settings.setup, path],
+            additional_parameters=extra,
+        )
+        place = self.place | {"resume": self.folder / "resume" / code.folder.name}
+        # of an allocation that this command may have been typed in
+        outer = [k for k in os.environ if k.startswith("SLURM_") and k != "SLURM_CONF"]
+        try:
+            with environment(outer), executor.batch():
+                sent = [
+                    executor.submit(
+                        Pack(
+                            pack,
+                            place,
+                            self.folder,
+                            code.plugins,
+                            f"logs/{sweep}",
+                            minutes,
+                            self.settings.warning_seconds,
+                            note.submitted,
+                            self.settings.runs_per_gpu,
+                        )
+                    )
+                    for pack in chunk
+                ]
+        except (FailedJobError, FailedSubmissionError) as error:
+            note.path.unlink(missing_ok=True)
+            lines = [line for line in str(error).splitlines() if "error:" in line]
+            raise SlurmError(" ".join(lines) or str(error).splitlines()[-1]) from None
+        note.job = sent[0].job_id.partition("_")[0]
+        note.write()
+        return note
+
+    def _take_back(self, note: jobs.Note) -> None:
+        """Cancel what a submitting process left behind that died before its packs were in place."""
+        for _ in range(10):  # its sbatch may have outlived it and be on its way
+            found = squeue.tasks([note.name], fresh=0)
+            if found is None or found[note.name]:
+                break
+            time.sleep(0.5)
+        numbers = {number.partition("_")[0] for number in (found or {}).get(note.name, {})}
+        if found is None or not squeue.cancel(numbers):
+            raise SlurmError("SLURM does not answer (scancel); nothing was submitted: try again")
+        note.path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time plans and submits for a results folder."""
+        lock = Claims(self.folder / "jobs")
+        told = False
+        while not lock.take("submission"):
+            if not told:
+                self.console.print("another command submits for this folder: waiting for it")
+            told = True
+            time.sleep(1)
+        try:
+            yield
+        finally:
+            lock.release("submission")
+
+
+def cancel(results: Path, table: str) -> tuple[int, int]:
+    """Cancel the waiting and running jobs that commands for this table submitted: jobs, arrays."""
+    queue = jobs.look(results, fresh=0)
+    if not queue.answers:
+        raise SlurmError("SLURM does not answer (squeue): try again")
+    count = arrays = 0
+    for note in queue.notes:
+        found = squeue.tasks([note.name])[note.name]
+        if note.table != table or not found:
+            continue
+        note.cancelled = True  # first, so that a waiting command does not submit it again
+        note.write()
+        if not squeue.cancel({number.partition("_")[0] for number in found}):
+            raise SlurmError("SLURM does not answer (scancel): try again")
+        count, arrays = count + len(found), arrays + 1
+    return count, arrays
+
+
+def clean_logs(results: Path) -> int:
+    """Remove the logs of ended packs whose runs are all done; how many files went."""
+    removed = 0
+    for note in jobs.read_all(results):
+        if not note.ended:
+            continue
+        done = {
+            run_id
+            for run_id, seen in survey([i for pack in note.packs for i in pack], Results(results))
+            .items()
+            if seen.status == "done"
+        }  # fmt: skip
+        whole = done.issuperset(i for pack in note.packs for i in pack)
+        for index, pack in enumerate(note.packs):
+            if done.issuperset(pack):
+                prefix = note.log(index).name.removesuffix("_0_log.out")
+                for file in note.log(index).parent.glob(f"{prefix}_*"):
+                    file.unlink()
+                    removed += 1
+        if whole:
+            note.path.unlink()
+            for file in note.log(0).parent.glob("*"):
+                if file.name.startswith((f"{note.job}_", f".submission_{note.job}")):
+                    file.unlink()
+                    removed += 1
+            if note.log(0).parent.is_dir() and not any(note.log(0).parent.glob("*_log.out")):
+                for file in note.log(0).parent.iterdir():
+                    file.unlink()
+                note.log(0).parent.rmdir()
+    return removed

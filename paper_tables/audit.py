@@ -1,0 +1,224 @@
+"""Count the trained parameters of every row of Tables 2-6 and compare with the printed Params.(M).
+
+    python -m paper_tables.audit [--csv FILE]
+
+Every row is counted in models that are built (without storage), with the options of its spec and
+of its recipe for each task, averaged over the benchmark's tasks, with the head or without as the
+row's spec says. Verdicts:
+
+equal                     to two decimals, with options known from code or published figures
+equal, solved backwards   to two decimals, with options found from the printed number itself
+differs                   by how much, and what is likely behind it
+"""
+
+import argparse
+import copy
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import methods
+from benchmarks.record import write_atomically
+from methods.registry import InputError
+
+from . import specs
+from .build import printed_numbers
+from .specs import Cell
+
+EQUAL, SOLVED, DIFFERS = VERDICTS = ("equal", "equal, solved backwards", "differs")
+STYLES = {EQUAL: "green", SOLVED: "yellow", DIFFERS: "red"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table with its numbers, in millions of parameters."""
+
+    table: str
+    row: str
+    label: str
+    method: str
+    backbone: str
+    options: str  # those that are not the method's default and change the count
+    counted: str  # trainable: with the mean head; method: without
+    printed_m: float
+    computed_m: float
+    difference_m: float  # computed - printed
+    verdict: str
+    remark: str
+
+
+def audit() -> list[Line]:
+    """Every row of Tables 2-6, in their order."""
+    profile = specs.profile("paper")
+    lines = []
+    for name in (name for names in specs.TABLES.values() for name in names):
+        spec = specs.load(name)
+        printed = printed_numbers(spec)
+        if not printed:
+            continue  # Fig. 2 prints no counts
+        cells: dict[str, list[Cell]] = {}
+        if not printed:  # a figure
+            continue
+        for cell in specs.plan(spec, profile, seeds=[0]):
+            cells.setdefault(cell.row.key, []).append(cell)
+        lines += [_line(own, printed[key, "params_m"]) for key, own in cells.items()]
+    return lines
+
+
+def _line(cells: list[Cell], printed: float) -> Line:
+    """The line of one row from its cells, one a task."""
+    row, spec = cells[0].row, cells[0].spec
+    chosen = [cell.config.options for cell in cells]
+    for option, mixture in row.audit.items():  # which task has which value does not change a mean
+        values = [value for value, tasks in mixture.items() for _ in range(tasks)]
+        chosen = [own | {option: value} for own, value in zip(chosen, values, strict=True)]
+    total = 0
+    for cell, options in zip(cells, chosen, strict=True):
+        method, features = _count(row.backbone, row.method, options)
+        head = cell.task.num_classes * (features + 1) if row.params == "trainable" else 0
+        total += method + head
+    computed = total / len(cells) / 1e6
+    verdict = DIFFERS
+    if f"{computed:.2f}" == f"{printed:.2f}":
+        verdict = SOLVED if row.setting == "solved" else EQUAL
+    return Line(
+        spec.name,
+        row.key,
+        row.label,
+        row.method,
+        row.backbone,
+        _in_words(row.backbone, row.method, chosen),
+        row.params,
+        printed,
+        round(computed, 6),
+        round(computed - printed, 6),
+        verdict,
+        row.remark,
+    )
+
+
+def _count(backbone: str, method: str, options: dict[str, Any]) -> tuple[int, int]:
+    """What a method trains without the head, and the features that the head sees."""
+    pairs = sorted(options.items())
+    return _built(
+        backbone, method, tuple((k, tuple(v) if type(v) is list else v) for k, v in pairs)
+    )
+
+
+@cache
+def _built(backbone: str, method: str, options: tuple[tuple[str, Any], ...]) -> tuple[int, int]:
+    model = copy.deepcopy(_plain(backbone))  # a method changes the model in place
+    methods.apply(method, model, **dict(options))
+    return methods.parameters(model)["peft"], model.num_features
+
+
+@cache
+def _plain(backbone: str) -> nn.Module:
+    with torch.device("meta"):
+        return timm.create_model(backbone, num_classes=1)
+
+
+def _in_words(backbone: str, method: str, chosen: list[dict[str, Any]]) -> str:
+    """The options that change the count: one value, or the mean of one that varies by task."""
+    words = []
+    for key in dict.fromkeys(key for options in chosen for key in options):
+        without = [{k: v for k, v in options.items() if k != key} for options in chosen]
+        counts, others = ([_count(backbone, method, o) for o in own] for own in (chosen, without))
+        if counts == others:
+            continue
+        tally = Counter(getattr(methods.options(method, options), key) for options in chosen)
+        if len(tally) == 1:
+            words.append(f"{key} {next(iter(tally))}")
+        elif len(tally) < 4:
+            words.append(f"{key} " + ", ".join(f"{v} (x {n})" for v, n in sorted(tally.items())))
+        else:
+            words.append(f"{key} {sum(tally.elements()) / len(chosen):.2f} (mean)")
+    return "; ".join(words)
+
+
+def totals(lines: list[Line]) -> dict[str, int]:
+    """How many rows have each verdict."""
+    counts = Counter(line.verdict for line in lines)
+    return {verdict: counts[verdict] for verdict in VERDICTS}
+
+
+def show(lines: list[Line], console: Console) -> None:
+    """Print the lines, a section a table, and the totals."""
+    table = Table(
+        title="Trained parameters in millions, printed and counted", box=None, padding=(0, 1)
+    )
+    for heading, more in (
+        ("", {"style": "dim"}),
+        ("row", {"no_wrap": True}),
+        ("head", {}),
+        ("printed", {"justify": "right"}),
+        ("counted", {"justify": "right"}),
+        ("verdict", {}),
+        ("options and remarks", {"ratio": 1}),
+    ):
+        table.add_column(heading, **more)
+    before = lines[0].table
+    for line in lines:
+        if line.table != before:
+            table.add_section()
+        first = line.table if line.table != before or line is lines[0] else ""
+        before = line.table
+        verdict = line.verdict + (f" {line.difference_m:+.2f}" if line.verdict == DIFFERS else "")
+        table.add_row(
+            first,
+            line.label,
+            "with" if line.counted == "trainable" else "without",
+            f"{line.printed_m:.2f}",
+            f"{line.computed_m:.4f}",
+            f"[{STYLES[line.verdict]}]{verdict}[/]",
+            "; ".join(part for part in (line.options, line.remark) if part),
+        )
+    console.print(table)
+    equal, solved, differ = totals(lines).values()
+    console.print(
+        f"\n{len(lines)} rows: {equal} equal, {solved} equal with options solved backwards, "
+        f"{differ} differ"
+    )
+
+
+def csv_text(lines: list[Line]) -> str:
+    """The lines as CSV, a column a field of `Line`."""
+    import pandas as pd
+
+    columns = [field.name for field in fields(Line)]
+    return pd.DataFrame([asdict(line) for line in lines], columns=columns).to_csv(index=False)
+
+
+def main(argv: list[str] | None = None) -> int:
+    text = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m paper_tables.audit", None, __doc__)
+    parser.formatter_class = text
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the lines there as well")
+    arguments = parser.parse_args(argv)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+    try:
+        lines = audit()
+        show(lines, console)
+        if arguments.csv:
+            arguments.csv.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(arguments.csv, csv_text(lines))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: --csv: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""One HTML page about a profile's results: python -m paper_tables.report [--profile demo].
+
+Self-contained: no network, no other file. Tables with sortable columns and three views, plots,
+tests over tasks, selection optimism, costs, what is missing, failed or kept apart, provenance.
+"""
+
+import argparse
+import base64
+import math
+import sys
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from benchmarks.record import write_atomically
+from methods.registry import InputError
+
+from . import build, figures, specs, stats, views
+from .records import Records, fingerprint, is_dirty, scan
+from .specs import Profile
+from .table import Table
+
+TEMPLATE = Path(__file__).with_name("report.html")
+COST_NOTE = """Medians over the runs of a row on one device; memory is the largest peak; FLOPs are
+of one forward pass of one image, a multiply-add counted as two."""
+PAIRS_NOTE = """Two rows over their tasks: two-sided Wilcoxon signed-rank tests on per-task accuracy
+(mean over seeds), with Holm's correction over all pairs of rows of the same checkpoint. least_p is
+the smallest p that so many tasks can give."""
+OPTIMISM_NOTE = """Percentage points that choosing the best epoch on the test set adds to the last
+epoch's accuracy, over runs made with --protocol best_test."""
+
+
+def render(profile: Profile, records: Records) -> str:
+    """The page as HTML."""
+    names = [name for own in specs.TABLES.values() for name in own]
+    built = build.tables(names, profile, records)
+    scored = build.tables(names, profile, records, "best_test")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    runs = len(records.done)
+    ended = max((r.get("ended") or "" for r in records.done.values()), default="")
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=f"RLRR benchmark: results of the {profile.name} profile",
+        intro=f"{profile.note} {runs} finished runs, the newest of {ended or 'never'}; "
+        f"state {fingerprint(records)}.",
+        tables=[_table(table, records) for table in built],
+        frames=_frames(built, scored, records),
+    )
+
+
+def _table(table: Table, records: Records) -> dict[str, Any]:
+    """What the template needs of a table: `compare` has every column, so it leads."""
+    both = views.sheet(table, "compare")
+    lines = {
+        label: dict(zip(group.index.get_level_values(1), range(len(group)), strict=True))
+        for label, group in both.text.groupby(level=0, sort=False)
+    }
+    columns = [column for column in both.text.columns if column != views.SEEDS]
+    numbers = views.numbers(table)
+    tasks = table.long[table.long["kind"] == "task"]
+    first = {both.text.index[i][0] for i in both.breaks}
+    rows = []
+    for label, places in lines.items():
+        text, marks = both.text.loc[label], both.marks.loc[label]
+        cells = []
+        for j, column in enumerate(columns):
+            cell = numbers[label, *column]
+            cells.append(
+                {
+                    "text": {w: text.iat[places[w], j] if w in places else "" for w in LINES},
+                    "mark": {w: marks.iat[places[w], j] if w in places else "" for w in LINES},
+                    "key": {w: _key(getattr(cell, w)) for w in LINES},
+                    "title": _hint(cell),
+                }
+            )
+        rows.append({"label": label, "first": label in first, "cells": cells})
+    over = [(key, len(list(own))) for key, own in groupby(column[0] for column in columns)]
+    over = [("" if name in views.UNNAMED else name.capitalize(), span) for name, span in over]
+    drawn = figures.all_of(table)
+    images = [(stem, _image(figure), caption) for stem, (figure, caption) in drawn.items()]
+    for figure, _ in drawn.values():
+        figures.plt.close(figure)
+    return {
+        "name": table.spec.name,
+        "short": table.title.split(":")[0].split(",")[0],
+        "title": table.title,
+        "notes": " ".join(both.notes),
+        "over": over if any(name for name, _ in over) else [],
+        "headings": [heading for _, heading in columns],
+        "rows": rows,
+        "figures": images,
+        "missing": _missing(tasks),
+    }
+
+
+LINES = ("ours", "std", "printed", "delta")
+
+
+def _key(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def _hint(cell: Any) -> str:
+    parts = [f"{cell.seeds:.0f} of {cell.wanted:.0f} seeds"] if cell.seeds == cell.seeds else []
+    parts += [f"{cell.failed:.0f} failed"] if cell.failed > 0 else []
+    parts += [f"{cell.dirty:.0f} of code not committed"] if cell.dirty > 0 else []
+    parts += [cell.flag] if cell.flag else []
+    parts += [f"runs {cell.runs}"] if cell.runs and cell.seeds else []
+    return "; ".join(parts)
+
+
+def _missing(tasks: pd.DataFrame) -> list[str]:
+    lines = []
+    for label, own in tasks[tasks["ours"].isna()].groupby("label", sort=False):
+        some = ", ".join(own["heading"]) if len(own) < 8 else "see the table"
+        lines.append(f"{label}: {len(own)} cells ({some})")
+    return lines
+
+
+def _image(figure: Any) -> str:
+    data = base64.b64encode(figures.svg(figure).encode()).decode()
+    return f"data:image/svg+xml;base64,{data}"
+
+
+def _frames(built: list[Table], scored: list[Table], records: Records) -> list[dict[str, Any]]:
+    """The page's other tables."""
+    pairs = pd.concat([stats.pairs(table) for table in built])
+    pairs = pairs[pairs["source"] == "ours"].drop(columns="source")
+    optimism = pd.concat([stats.optimism(table, records) for table in scored])
+    costs = pd.concat([stats.costs(table, records) for table in built])
+    failed = pd.DataFrame(
+        [
+            {"run": run_id, **{k: r["config"].get(k) for k in WHICH}, "error": r.get("error")}
+            for run_id, r in records.failed.items()
+        ]
+    )
+    apart = [{"file": name, "reason": reason} for name, reason in records.apart.items()]
+    apart += [
+        {"file": f"{run_id}.json", "reason": f"counted, marked {views.DIRTY}: code not committed"}
+        for run_id in records.dirty
+    ]
+    return [
+        _frame("Costs", COST_NOTE, costs[costs["runs"] > 0]),
+        _frame("Tests over tasks", PAIRS_NOTE, pairs),
+        _frame("Selection optimism", OPTIMISM_NOTE, optimism[optimism["runs"] > 0]),
+        _frame("Failures", "Runs that ended with an error.", failed),
+        _frame("Kept apart or marked", "Records with something to say.", pd.DataFrame(apart)),
+        _frame("Provenance", "Code, versions and devices of the finished runs.", _made(records)),
+        _frame("Recipes", "Whose settings the rows are trained with.", _recipes(built)),
+    ]
+
+
+WHICH = ("task", "method", "backbone", "seed")
+
+
+def _frame(title: str, note: str, frame: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "id": title.lower().replace(" ", "-"),
+        "title": title,
+        "note": note,
+        "headings": [str(name).replace("_", " ") for name in frame.columns],
+        "lines": [[_shown(value) for value in line] for line in frame.itertuples(index=False)],
+    }
+
+
+def _shown(value: Any) -> tuple[str, str, bool]:
+    """What a value sorts by, how it is shown, and whether it is words."""
+    if isinstance(value, str):
+        return value, value, True
+    if value is None or value != value:
+        return "", views.MISSING, False
+    return f"{value:.6g}", f"{value:.4g}", False
+
+
+def _made(records: Records) -> pd.DataFrame:
+    """How many runs of which code on which device."""
+    keys = ("git_commit", "torch", "timm", "python", "device", "precision", "data_variant")
+    found: Counter = Counter()
+    for record in records.done.values():
+        commit = (record.get("git_commit") or "unknown")[:12]
+        commit += views.DIRTY if is_dirty(record) else ""
+        found[commit, *(str(record.get(key)) for key in keys[1:])] += 1
+    names = [key.removeprefix("git_") for key in keys]
+    return pd.DataFrame([[*made, runs] for made, runs in found.items()], columns=[*names, "runs"])
+
+
+def _recipes(built: list[Table]) -> pd.DataFrame:
+    found = {
+        (table.spec.name, cell.row.label, cell.source or cell.reason): None
+        for table in built
+        for cell in table.cells
+    }
+    return pd.DataFrame(list(found), columns=["table", "row", "recipe"])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m paper_tables.report", description=__doc__)
+    parser.add_argument("--profile", help="default: all of them")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="default results/<profile>")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="default out/<profile>/report.html"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        if not arguments.profile and (arguments.results or arguments.out):
+            raise specs.ConfigError("--results and --out need --profile: one folder, one profile")
+        for name in [arguments.profile] if arguments.profile else specs.profiles():
+            profile = specs.profile(name)
+            records = scan(arguments.results or build.ROOT / "results" / name)
+            default = build.ROOT / "paper_tables" / "out" / name / "report.html"
+            path = arguments.out or default
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, render(profile, records))
+            print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""What a reader needs beside the paper's tables: tests over tasks, selection optimism, costs."""
+
+import math
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata, wilcoxon
+
+from .records import Records
+from .table import Table
+
+PAIRS = (
+    *("table", "source", "rows", "a", "b", "tasks", "seeds", "mean_difference"),
+    *("wins", "losses", "statistic", "p", "p_holm", "least_p"),
+)
+OPTIMISM = ("table", "row", "label", "runs", "tasks", "seeds", "last", "best_test", "optimism")
+COSTS = (
+    *("table", "row", "label", "runs", "device", "seconds_train", "seconds_total"),
+    *("images_per_second", "peak_memory_mb", "gflops_per_image"),
+)
+
+
+def pairs(table: Table) -> pd.DataFrame:
+    """Every two complete rows of the same checkpoint, compared over their tasks.
+
+    Two-sided Wilcoxon signed-rank tests on per-task means over seeds, ours and the printed numbers
+    apart, with Holm's correction over all pairs of a checkpoint. least_p is the smallest p that so
+    many tasks can give: with five it is 0.0625, and no difference could ever be called significant.
+    """
+    groups = table.long.drop_duplicates("row").set_index("row")["row_group"]
+    lines: list[dict[str, Any]] = []
+    for source in ("ours", "printed"):
+        scores = table.by_task(source).dropna()
+        for group in dict.fromkeys(groups):
+            rows = [row for row in scores.index if groups[row] == group]
+            own = [
+                _pair(scores.loc[a], scores.loc[b]) | {"a": a, "b": b}
+                for a, b in combinations(rows, 2)
+            ]
+            for line, p in zip(own, holm([line["p"] for line in own]), strict=True):
+                line |= {"table": table.spec.name, "source": source, "p_holm": p}
+                line |= {"rows": group or "main", "tasks": scores.shape[1]}
+                line |= {"seeds": table.seeds if source == "ours" else math.nan}
+                line |= {"least_p": 2.0 ** (1 - scores.shape[1])}
+            lines += own
+    return pd.DataFrame(lines, columns=PAIRS)
+
+
+def _pair(a: pd.Series, b: pd.Series) -> dict[str, float]:
+    """Differences are rounded to 1e-9, so that equal numbers tie however they were computed."""
+    difference = np.round((a - b).to_numpy(dtype=float), 9)
+    statistic, p = 0.0, 1.0
+    if difference.any():
+        result = wilcoxon(difference)
+        statistic, p = float(result.statistic), float(result.pvalue)
+    return {
+        "mean_difference": float(difference.mean()),
+        "wins": int((difference > 0).sum()),
+        "losses": int((difference < 0).sum()),
+        "statistic": statistic,
+        "p": p,
+    }
+
+
+def holm(p: list[float]) -> list[float]:
+    """Holm's step-down adjusted p values, in the order given."""
+    order = np.argsort(p, kind="stable")
+    adjusted, so_far = [0.0] * len(p), 0.0
+    for step, i in enumerate(order):
+        so_far = max(so_far, min(1.0, (len(p) - step) * p[i]))
+        adjusted[i] = so_far
+    return adjusted
+
+
+def mean_ranks(scores: pd.DataFrame) -> pd.Series:
+    """Mean rank over tasks of each row (1 is best, ties share), rows by tasks given."""
+    ranks = rankdata(-scores.round(9).to_numpy(), axis=0)
+    return pd.Series(ranks.mean(axis=1), index=scores.index)
+
+
+def optimism(table: Table, records: Records) -> pd.DataFrame:
+    """How much choosing the best epoch on the test set adds: best_test minus last, by row.
+
+    Over the runs that were scored on the test set after every epoch (--protocol best_test). Both
+    numbers are of the same runs; tasks weigh the same whatever their number of runs.
+    """
+    lines = []
+    for row, label, own in _by_row(table):
+        found = [records.done[i] for i in own if i in records.done]
+        found = [record for record in found if record.get("top1_best_test") is not None]
+        frame = pd.DataFrame(
+            {
+                "task": [record["config"]["task"] for record in found],
+                "seed": [record["config"]["seed"] for record in found],
+                "last": [record["top1_last"] for record in found],
+                "best_test": [record["top1_best_test"] for record in found],
+            }
+        )
+        means = frame.groupby("task")[["last", "best_test"]].mean().mean()
+        lines.append(
+            {
+                **{"table": table.spec.name, "row": row, "label": label, "runs": len(found)},
+                **{"tasks": frame["task"].nunique(), "seeds": frame["seed"].nunique()},
+                **{"last": means["last"], "best_test": means["best_test"]},
+                "optimism": means["best_test"] - means["last"],
+            }
+        )
+    return pd.DataFrame(lines, columns=OPTIMISM)
+
+
+def costs(table: Table, records: Records) -> pd.DataFrame:
+    """What a run costs, by row and device: medians over its runs, and the largest memory peak."""
+    lines = []
+    for row, label, own in _by_row(table):
+        found = pd.DataFrame([records.done[i] for i in own if i in records.done])
+        for device, runs in found.groupby("device") if len(found) else []:
+            line = {"table": table.spec.name, "row": row, "label": label, "device": device}
+            line |= {"runs": len(runs), "peak_memory_mb": runs["peak_memory_mb"].max()}
+            for key in ("seconds_train", "seconds_total", "images_per_second", "gflops_per_image"):
+                line[key] = runs[key].median()
+            lines.append(line)
+        if not len(found):
+            lines.append({"table": table.spec.name, "row": row, "label": label, "runs": 0})
+    return pd.DataFrame(lines, columns=COSTS)
+
+
+def _by_row(table: Table) -> list[tuple[str, str, list[str]]]:
+    """(row key, label, run ids) of every row."""
+    rows: dict[str, tuple[str, str, list[str]]] = {}
+    for cell in table.cells:
+        entry = rows.setdefault(cell.row.key, (cell.row.key, cell.row.label, []))
+        if cell.config:
+            entry[2].append(cell.config.run_id)
+    return list(rows.values())

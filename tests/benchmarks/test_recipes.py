@@ -1,0 +1,252 @@
+"""Every published value against a table written independently of the recipe files; traces."""
+
+import math
+
+import pytest
+import timm
+import torch
+
+import benchmarks.demo.models  # noqa: F401  registers the demo's backbones
+import methods
+from benchmarks import recipes, tasks
+from benchmarks.config import ConfigError, recipe_from
+from benchmarks.trainer import learning_rate, make_optimizer
+from methods.anatomy import set_drop_path
+from methods.registry import InputError
+
+VIT = "vit_base_patch16_224.orig_in21k"
+VTAB = "vtab-1k"
+# task lr weight_decay drop flip
+RLRR = """
+cifar 3e-3 5e-5 .1 -       | caltech101 1e-3 5e-5 .1 -    | dtd 2e-3 5e-5 .1 y
+oxford_flowers102 3e-3 5e-2 .3 - | oxford_iiit_pet 1e-3 5e-5 .1 y | svhn 5e-3 5e-5 .3 -
+sun397 1e-3 5e-5 .1 -      | patch_camelyon 3e-3 5e-2 .3 y | eurosat 1e-3 5e-5 .1 y
+resisc45 3e-3 5e-5 0 -     | diabetic_retinopathy 5e-3 5e-5 .1 y | clevr_count 5e-3 5e-5 .5 y
+clevr_dist 1e-2 5e-5 .2 y  | dmlab 5e-3 5e-5 .3 y         | kitti 3e-3 5e-2 .3 y
+dsprites_loc 1e-2 5e-5 .1 - | dsprites_ori 5e-3 5e-5 .1 - | smallnorb_azi 5e-3 5e-2 .3 -
+smallnorb_ele 1e-3 5e-5 .3 y
+"""
+RLRR_FGVC = """
+CUB_200_2011 3e-3 5e-2 .1 y | NABirds 5e-4 5e-2 .3 y | OxfordFlowers 3e-3 5e-2 .2 y
+StanfordDogs 1e-4 5e-2 0 y  | StanfordCars 3e-3 5e-2 .2 y
+"""
+SSF = """
+caltech101 1e-3 5e-2 .1 - | cifar 5e-3 5e-5 0 -          | clevr_count 2e-3 5e-2 .1 -
+clevr_dist 5e-2 5e-2 .1 - | diabetic_retinopathy 5e-3 5e-5 .2 - | dmlab 5e-3 5e-5 .1 -
+dsprites_loc 1e-2 5e-5 0 - | dsprites_ori 5e-3 5e-5 .2 - | dtd 5e-3 5e-5 0 -
+eurosat 3e-3 5e-2 .2 -    | oxford_flowers102 5e-3 5e-5 0 - | kitti 1e-2 5e-5 0 -
+patch_camelyon 5e-3 5e-5 0 - | oxford_iiit_pet 5e-3 5e-5 0 - | resisc45 2e-3 5e-5 .1 -
+smallnorb_azi 2e-2 5e-5 .1 - | smallnorb_ele 5e-3 5e-2 .2 - | sun397 5e-3 5e-5 0 -
+svhn 1e-2 5e-5 0 -
+"""
+SSF_FGVC = """
+CUB_200_2011 1e-2 5e-2 0 y | NABirds 2e-4 5e-2 .1 y | OxfordFlowers 1e-2 5e-2 .1 y
+StanfordCars 2e-2 5e-2 0 y | StanfordDogs 2.5e-4 5e-2 0 y
+"""
+# task lr weight_decay, then the rate of ARC's own dropout
+ARC_SWIN = """
+cifar 5e-3 .01 .1 | caltech101 3e-3 .05 .1 | dtd 5e-3 .05 .8 | oxford_flowers102 5e-3 5e-5 .5
+oxford_iiit_pet 1e-2 .05 .1 | svhn 1e-2 .05 .1 | sun397 5e-3 5e-5 .1 | eurosat 3e-3 0 .1
+resisc45 1e-2 0 .5 | patch_camelyon 5e-3 5e-5 .1 | diabetic_retinopathy 5e-3 5e-5 .1
+clevr_count 2e-3 .05 .5 | clevr_dist 1e-3 .05 .1 | dmlab 5e-3 .01 .1 | kitti 1e-2 0 .1
+smallnorb_azi 1e-2 .005 .1 | smallnorb_ele 1e-3 .05 .1 | dsprites_loc 1e-2 0 .1
+dsprites_ori 5e-3 0 .5
+"""
+# task scale(rank) of FacT-TK and of FacT-TT
+FACT = """
+cifar .1 32 1 8 | caltech101 10 32 10 16 | dtd .01 16 .01 8 | oxford_flowers102 1 32 1 16
+oxford_iiit_pet 10 16 1 8 | svhn 100 32 100 16 | sun397 1 16 1 8 | patch_camelyon 10 32 10 8
+eurosat 100 32 100 8 | resisc45 10 32 .1 8 | diabetic_retinopathy 1 16 1 8
+clevr_count 10 32 1 16 | clevr_dist 10 16 10 4 | dmlab 10 32 10 16 | kitti 10 32 10 16
+dsprites_loc 100 32 100 16 | dsprites_ori 1 32 1 16 | smallnorb_azi 100 32 100 16
+smallnorb_ele 10 16 10 8
+"""
+
+
+def rows(text: str) -> list[list[str]]:
+    return [row.split() for row in text.replace("\n", "|").split("|") if row.strip()]
+
+
+def resolve(name: str, task: str, benchmark: str = VTAB, method: str = "linear", tag: str = VIT):
+    return recipes.resolve(name, method, tag, tasks.get(benchmark, task))
+
+
+@pytest.mark.parametrize(
+    "name, benchmark, text, count",
+    [
+        ("rlrr", VTAB, RLRR, 19),
+        ("rlrr_aug", VTAB, RLRR, 19),
+        ("rlrr", "fgvc", RLRR_FGVC, 5),
+        ("rlrr_aug", "fgvc", RLRR_FGVC, 5),
+        ("ssf", VTAB, SSF, 19),
+        ("ssf", "fgvc", SSF_FGVC, 5),
+    ],
+)
+def test_rates_decay_drop_and_flip_by_task(name, benchmark, text, count):
+    assert len(rows(text)) == count
+    for task, lr, decay, drop, flip in rows(text):
+        r = resolve(name, task, benchmark).recipe
+        found = (r.lr, r.weight_decay, r.drop_path, r.hflip)
+        assert found == (float(lr), float(decay), float(drop), flip == "y"), (name, task)
+
+
+def test_arc_on_swin_by_task():
+    assert len(rows(ARC_SWIN)) == 19
+    for task, lr, decay, dropout in rows(ARC_SWIN):
+        found = resolve("arc_swin", task, method="arc")
+        assert (found.recipe.lr, found.recipe.weight_decay) == (float(lr), float(decay)), task
+        options = methods.options("arc", found.options)
+        assert options.dropout == float(dropout), task
+
+
+def test_fact_by_task():
+    assert len(rows(FACT)) == 19
+    for task, tk, tk_rank, tt, tt_rank in rows(FACT):
+        for name, scale, rank in (("fact_tk", tk, tk_rank), ("fact_tt", tt, tt_rank)):
+            options = resolve(name, task, method="fact").options
+            assert (options["scale"], options["rank"]) == (float(scale), int(rank)), (name, task)
+
+
+# recipe: what it trains on, resize, crop, test resize, mixing, EMA, epochs with cooldown
+FGVC = {
+    "vpt": ("train", "short256", "random", "same", 0, 0, 0, 0, 0, 100),
+    "arc": ("train", "short256", "random", "same", 0, 0, 0, 0, 0, 100),
+    "rlrr": ("trainval", "squash256", "random", "same", 0, 0, 0, 0, 0, 60),
+    "rlrr_aug": ("trainval", "squash256", "random", "same", 0.8, 1, 0.1, 0, 0.9998, 110),
+    "ssf": ("trainval", "own", "rrc", "short248", 0.8, 1, 0.1, 0.25, 0.9998, 110),
+}
+
+
+@pytest.mark.parametrize("name", FGVC)
+def test_fgvc_by_source(name):
+    for task in ("CUB_200_2011", "NABirds", "OxfordFlowers", "StanfordDogs", "StanfordCars"):
+        found = resolve(name, task, "fgvc")
+        r = found.recipe
+        mixing = (r.mixup, r.cutmix, r.label_smoothing, r.erasing)
+        ema = 0.9998 if (name, task) == ("ssf", "OxfordFlowers") and r.ema == 0.999 else r.ema
+        images = (found.train_split, r.resize, r.crop, r.resize_test)
+        assert (*images, *mixing, ema, r.epochs + r.cooldown_epochs) == FGVC[name], task
+        assert r.hflip and "FGVC" in found.source
+
+
+def test_vtab_is_squashed_and_unmixed_everywhere():
+    for name in recipes.names():
+        found = resolve(name, "dtd")
+        r = found.recipe
+        assert (r.resize, r.crop, r.mixup, r.cutmix, r.erasing, r.ema) == (
+            "squash",
+            "none",
+            0,
+            0,
+            0,
+            0,
+        )
+        assert found.train_split == "trainval"
+
+
+def test_starred_rlrr_ends_in_the_middle_of_its_fourth_cycle():
+    recipe = resolve("rlrr_aug", "CUB_200_2011", "fgvc").recipe
+    rates = [learning_rate(recipe, epoch) for epoch in range(110)]
+    assert [epoch for epoch in range(110) if rates[epoch] == recipe.lr] == [0, 10, 30, 70]
+    assert rates[-1] == pytest.approx(recipe.lr / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["rlrr", "ssf"])
+@pytest.mark.parametrize("task", list(tasks.benchmarks()[VTAB]))
+def test_trace(name, task):
+    """Rates of all epochs, decay groups and drop rates from the papers' settings, by hand."""
+    text = {"rlrr": RLRR, "ssf": SSF}[name]
+    _, lr, decay, drop, _ = next(row for row in rows(text) if row[0] == task)
+    recipe = resolve(name, task).recipe
+    lr, decay, drop = float(lr), float(decay), float(drop)
+
+    def scheduler(t: int) -> float:
+        """Ten linear epochs from 1e-7, a cosine of 100 that began under them, then the floor."""
+        if t < 10:
+            return 1e-7 + t * (lr - 1e-7) / 10
+        return 1e-8 + (lr - 1e-8) * (1 + math.cos(math.pi * t / 100)) / 2 if t < 100 else 1e-8
+
+    late = name == "rlrr"  # its loop steps the scheduler after the epoch, with that epoch's number
+    for epoch in range(110):
+        expected = scheduler(max(0, epoch - 1) if late else epoch)
+        for part in (0.0, 0.5):  # the same all through the epoch
+            assert learning_rate(recipe, epoch, part) == pytest.approx(expected, rel=1e-9)
+
+    torch.manual_seed(0)
+    model = timm.create_model("vit_demo_patch8_32.shapes", num_classes=3)
+    methods.apply(name, model)
+    decayed, spared = set(), set()
+    groups = make_optimizer(model, recipe, torch.device("cpu")).param_groups
+    names = {id(p): n for n, p in model.named_parameters()}
+    for group in groups:
+        chosen = decayed if group["weight_decay"] else spared
+        assert group["weight_decay"] in (0.0, decay)
+        chosen |= {names[id(p)] for p in group["params"]}
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    if name == "ssf":  # all its own tensors are vectors
+        assert decayed == {"head.weight"}
+    else:  # scales and the patch pair decay; shifts, norm pairs and the head's bias do not
+        patch = {n for n in trained if n.startswith("patch_embed")}
+        assert patch and patch <= decayed
+        assert {n for n in trained if n.split(".")[-1] in ("left", "right")} <= decayed
+        assert not any("norm" in n or "bias" in n for n in decayed)
+    assert decayed | spared == trained and not decayed & spared
+
+    set_drop_path(model, recipe.drop_path, recipe.drop_path_kind)
+    found = [
+        module.p if isinstance(module, torch.nn.Dropout) else getattr(module, "drop_prob", 0.0)
+        for block in model.blocks
+        for module in (block.drop_path1, block.drop_path2)
+    ]
+    depth = len(model.blocks)
+    expected = [drop * i / (depth - 1) for i in range(depth) for _ in range(2)]
+    assert [p or 0.0 for p in found] == pytest.approx(expected)
+    kinds = {type(block.drop_path2).__name__ for block in model.blocks[1:]}
+    if drop:
+        assert kinds == {"Dropout" if late else "DropPath"}
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["lr=1e-3", "hflip=false"], {"lr": 1e-3, "hflip": False}),
+        (["epochs=3", "epochs=5"], {"epochs": 5}),
+        (
+            ["hflip=where_safe", "schedule=constant"],
+            {"hflip": "where_safe", "schedule": "constant"},
+        ),
+    ],
+)
+def test_overrides_from_the_command_line(words, expected):
+    assert recipes.overrides(words) == expected
+
+
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("lrr=1", "--set: unknown recipe key 'lrr'; did you mean lr"),
+        ("lr", "--set: found 'lr', expected KEY=VALUE"),
+        ("lr=", "--set: found 'lr=', expected KEY=VALUE"),
+        ("lr=nan", "--set: lr: found 'nan', expected 0 or more"),
+        ("batch_size=0", "--set: batch_size: found 0, expected 1 or more"),
+        ("crop=middle", "--set: crop: found 'middle', expected one of none, random, rrc"),
+        ("lr=[1", "--set: lr: found"),
+    ],
+)
+def test_bad_overrides(word, message):
+    with pytest.raises(Exception, match=message) as raised:
+        recipes.overrides([word])
+    assert isinstance(raised.value, InputError)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"resize": "own"}, "resize own needs crop rrc and a resize_test"),
+        ({"resize": "short256"}, "resize short256 needs crop random or rrc"),
+        ({"ema": 1.5}, "ema and erasing: expected 0 to 1"),
+    ],
+)
+def test_settings_that_do_not_go_together(values, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe_from(values, "here")

@@ -1,0 +1,177 @@
+"""Whatever happens to jobs, nodes or the login shell, the same command again finishes the table.
+
+Each fault is brought about on real daemons. After it every run has one record, and none that was
+done is run again (`Sweep.complete`).
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from cluster import until
+
+LONG = 150  # epochs after which a run takes seconds, so that a fault meets it in the middle
+
+
+def test_scancel_of_one_array_task(sweep):
+    sweep.epochs = LONG
+    sweep.submit()
+    job = sweep.running()["job"]
+    assert "_" in job["id"]
+    sweep.cluster.ask("scancel", job["id"])
+    sweep()
+    sweep.complete()
+
+
+def test_requeue_of_a_running_task(sweep):
+    sweep.epochs = LONG
+    sweep.submit()
+    job = sweep.running()["job"]
+    sweep.cluster.ask("scontrol", "requeue", job["id"])
+    sweep()
+    sweep.complete()
+
+
+def test_preemption_saves_what_is_left_and_requeues_it(sweep):
+    sweep.epochs = LONG
+    sweep.submit()
+    job = sweep.running()["job"]
+    sweep.cluster.ask("scancel", "--signal=TERM", job["id"])
+    sweep.cluster.ask("scancel", "--signal=USR2", job["id"])
+    until(lambda: "Requeued job" in sweep.logs(), 30, "a requeue")
+    sweep()
+    sweep.complete()
+    assert len(list((sweep.results / "jobs").glob("*.json"))) == 1  # the job itself went on
+
+
+def test_a_time_limit_too_short_for_its_pack(sweep):
+    sweep.rows, sweep.epochs = "full,linear", 1800
+    sweep.extra = ["--time", "1", "--pack-minutes", "60"]  # one pack of some 80 seconds
+    sweep.submit()
+    until(lambda: "this job is timed-out" in sweep.logs(), 120, "the time limit")
+    sweep()
+    sweep.complete(4)
+
+
+def test_kill_9_of_a_task(sweep):
+    sweep.epochs = LONG
+    sweep.submit()
+    os.kill(sweep.running()["pid"], signal.SIGKILL)
+    sweep()
+    sweep.complete()
+
+
+def test_a_node_lost_for_good(sweep):
+    sweep.epochs = 2 * LONG
+    sweep.submit()
+    job = sweep.running()["job"]
+    node = sweep.cluster.ask("squeue", "-h", "-j", job["id"], "-o", "%N").strip()
+    sweep.cluster.stop(node, signal.SIGKILL)  # its task runs on as a ghost
+    sweep()
+    sweep.complete()
+
+
+def test_the_controller_stopped_and_restarted(sweep):
+    sweep.epochs = LONG
+    process = sweep.start()
+    sweep.running()
+    sweep.cluster.stop("slurmctld")
+    status = sweep("--status")
+    assert "SLURM does not answer" in status
+    other = sweep("--rows", "ssf", code=2)
+    assert "error: SLURM does not answer" in other and other.count("\n") == 1
+    sweep.cluster.start("slurmctld")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, output + errors
+    sweep()
+    sweep.complete()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_the_login_process_killed_during_submission(moment, sweep, tmp_path):
+    kill = f"kill -9 $PPID\n{'exit 1' if moment == 'before' else ''}"
+    real = f'{shutil.which("sbatch")} "$@"\n'
+    own = tmp_path / "bin" / "sbatch"
+    own.parent.mkdir()
+    own.write_text("#!/bin/sh\n" + (kill if moment == "before" else real + kill) + "\n")
+    own.chmod(0o755)
+    path = sweep.env["PATH"]
+    sweep.env["PATH"] = f"{own.parent}:{path}"
+    sweep(code=-signal.SIGKILL)
+    sweep.env["PATH"] = path
+    sweep()
+    sweep.complete()
+
+
+def test_two_sweeps_at_once(sweep):
+    both = [sweep.start() for _ in "ab"]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum("6 submitted, 0 queued" in output for output, _ in said) == 1
+    assert sum("0 submitted, 6 queued" in output for output, _ in said) == 1
+    sweep()
+    sweep.complete()
+
+
+def test_a_run_that_raises(sweep, tmp_path):
+    plugin = tmp_path / "shaky.py"
+    good = (
+        '"""Only the norms of the blocks are trained."""\n'
+        "def attach(anatomy, options):\n"
+        "    for block in anatomy.blocks:\n"
+        "        block.norm1.module.requires_grad_(True)\n"
+        "def count(anatomy, options):\n"
+        "    return sum(2 * block.width for block in anatomy.blocks)\n"
+    )
+    plugin.write_text(good.replace("    for", "    raise RuntimeError('no way')\n    for", 1))
+    sweep.rows, sweep.extra = "shaky,linear,lora", ["--plugin", str(plugin)]
+    sweep(code=1)
+    made = sweep.records()
+    assert sorted(r["status"] for r in made.values()) == ["done"] * 4 + ["failed"] * 2
+    status = sweep("--status")
+    assert status.count("RuntimeError: no way") == 2
+    log = Path(status.rpartition("[")[2].partition("]")[0])
+    assert "RuntimeError: no way" in log.read_text()
+    plugin.write_text(good)
+    assert "nothing to run" in sweep()  # a failure is not tried again by itself
+    for run_id, record in made.items():
+        if record["status"] == "failed":
+            del sweep.first[run_id]
+            (sweep.results / "runs" / f"{run_id}.json").rename(tmp_path / run_id)
+            (tmp_path / run_id).rename(sweep.results / "runs" / f"{run_id}.json")
+    sweep.over.set()
+    sweep("--retry-failed")
+    assert {r["status"] for r in sweep.records().values()} == {"done"}
+    assert len(sweep.records()) == 6
+
+
+def test_a_full_disk_while_records_are_written(sweep):
+    sweep.results.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(sweep.results)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        sweep.epochs = LONG
+        sweep.submit()
+        until(lambda: sweep.records(), 60, "the first record")
+        ballast = sweep.results / "ballast"
+        with ballast.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+        until(lambda: not sweep.cluster.ask("squeue", "-h"), 60, "the jobs to give up")
+        assert len(sweep.records()) < 6
+        full = sweep(code=1)
+        assert "No space left on device" in full and "Traceback" not in full
+        ballast.unlink()
+        sweep()
+        sweep.complete()
+    finally:
+        sweep.over.set()
+        sweep.watcher.join()
+        subprocess.run(["umount", "-l", str(sweep.results)], check=True)
