@@ -23,7 +23,7 @@ class Resume:
     """Where and how often the state is saved; `every` is in seconds, an epoch is never split."""
 
     path: Path
-    every: float = 180.0
+    every: float
     saved: float = field(default_factory=time.monotonic)
 
     def save(

@@ -44,6 +44,7 @@ class Place:
     deltas: Path | None = None  # folder that keeps what was trained; None: nothing is kept
     deltas_mb: float = 64.0  # and larger deltas are not: full fine-tuning's has 340 MB
     resume: Path | None = None  # folder for the state of runs cut short; None: they begin anew
+    resume_seconds: float = 180.0  # how often it is saved
 
 
 Progress = Callable[[int, int, float], None]
@@ -130,7 +131,7 @@ def _run(
         config.eval_every,
         micro_batch,
         on_epoch,
-        Resume(saved_state(config, place)) if place.resume else None,
+        Resume(saved_state(config, place), place.resume_seconds) if place.resume else None,
     )
     if place.deltas:
         export.save_delta(model, config, backbone.fingerprint, place.deltas, place.deltas_mb)

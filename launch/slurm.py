@@ -9,7 +9,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ class Slurm:
 
     def tidy(self) -> None:
         """Remove the code of sweeps that have ended, and what their runs left half-done."""
-        with self._alone():
+        with self._alone(), suppress(SlurmError):  # else the next command does
             used = {note.code for note in self.settle().notes}
             snapshot.prune(self.folder, used)
 
@@ -228,6 +228,7 @@ class Slurm:
             additional_parameters=extra,
         )
         place = self.place | {"resume": self.folder / "resume" / code.folder.name}
+        place["resume_seconds"] = min(180, 3 * minutes)  # little is lost, in a short job too
         # of an allocation that this command may have been typed in
         outer = [k for k in os.environ if k.startswith("SLURM_") and k != "SLURM_CONF"]
         try:

@@ -226,10 +226,14 @@ def report(names, profile, folder, arguments, console) -> int:
     from paper_tables.records import scan
 
     out = arguments.out or ROOT / "paper_tables" / "out" / profile.name
+    changed = [f"epochs={arguments.epochs}"] if arguments.epochs is not None else []
+    changed += [*arguments.set, *["smoke"] * arguments.smoke]
+    remark = f"changed on the command line: {' '.join(changed)}" if changed else ""
     records = scan(folder)
     build.tell(records, console, quiet=True)
     for name in names:
-        table = build.build(plan(name, profile, arguments), records, profile, arguments.protocol)
+        cells = plan(name, profile, arguments)
+        table = build.build(cells, records, profile, arguments.protocol, remark)
         views.show(views.sheet(table, "ours"), console)
         for path in [*build.write(table, out)[0], *build.write_results(table, folder)]:
             console.print(f"  {shorten(path)}")

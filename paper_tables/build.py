@@ -56,7 +56,12 @@ def write(built: Table, out: Path) -> tuple[list[Path], list[str]]:
         ):
             paths.append(out / f"{stem}.{suffix}")
             write_atomically(paths[-1], text)
-    for stem, (figure, caption) in figures.all_of(built).items():
+    drawn, name = figures.all_of(built), built.spec.name
+    made = (*out.glob(f"{name}_parameters.*"), *out.glob(f"{name}_ranks*"))
+    for stale in made:
+        if stale.stem not in drawn:  # of rows that were complete once
+            stale.unlink()
+    for stem, (figure, caption) in drawn.items():
         paths += figures.save(figure, stem, out)
         figures.plt.close(figure)
         caption = f"{built.title}. {caption} {' '.join(built.notes)}"
@@ -123,7 +128,7 @@ def summary(built: Table) -> str:
 def tell(records: Records, console: Console, quiet: bool = False) -> None:
     """Name every record that is kept apart or marked, in a line each.
 
-    quiet: those from uncommitted code only counted, for where every run may be one.
+    quiet: those of code not committed only counted, for where every run may be one.
     """
     for name, reason in records.apart.items():
         console.print(f"kept apart  {name}: {reason}", style="yellow", markup=False, soft_wrap=True)
@@ -208,9 +213,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--protocol", default="recipe", choices=specs.PROTOCOLS)
     p.add_argument("--results", type=Path, metavar="DIR", help="default results/<profile>")
     p.add_argument("--out", type=Path, metavar="DIR", help="default paper_tables/out/<profile>")
-    p.add_argument(
-        "--committed", action="store_true", help="leave out runs of code that was not committed"
-    )
+    p.add_argument("--committed", action="store_true", help="leave out runs marked †")
     p.add_argument("--why", nargs=3, metavar=("TABLE", "ROW", "COLUMN"), help="trace a cell")
     arguments = p.parse_args(argv)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)

@@ -89,7 +89,8 @@ def modules_and_layers(table: Table) -> tuple[Figure, str]:
         axes.set_yticks([])
         axes.get_legend().remove()
     band = " Band: standard deviation over seeds." if table.seeds > 1 else ""
-    return figure, f"Accuracy against the number of layers that RLRR adapts.{band}"
+    tasks = " and ".join(long["heading"].unique())
+    return figure, f"Accuracy on {tasks} against the number of layers that RLRR adapts.{band}"
 
 
 def accuracy_against_parameters(table: Table) -> tuple[Figure, str] | None:
@@ -219,7 +220,7 @@ def save(figure: Figure, stem: str, out: Path) -> list[Path]:
     paths = []
     for suffix in ("pdf", "png"):
         path = out / f"{stem}.{suffix}"
-        draft = path.with_name(f".{path.name}")
+        draft = path.with_name(f".{path.name}-{os.getpid()}")
         extra = {"metadata": {"CreationDate": None}} if suffix == "pdf" else {}
         figure.savefig(draft, format=suffix, dpi=200, **extra)
         os.replace(draft, path)

@@ -1,6 +1,7 @@
 """A view of a table as LaTeX: booktabs, grouped columns, multirow rows; by pandas' Styler."""
 
 from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ SYMBOLS = {
 CSS = {"best": "textbf:--rwrap;", "second": "underline:--rwrap;", "": ""}
 WHAT = {"ours": "ours", "std": r"$\pm$", "printed": "printed", "delta": r"$\Delta$"}
 PACKAGES = ("booktabs", "multirow", "graphicx", "adjustbox")
+MARKS = "Bold: best, underlined: second best, among the rows of one checkpoint."
 ROTATED = 12  # with more columns than these the headings stand upright, in a float of full width
 
 
@@ -43,11 +45,12 @@ def table(sheet: Sheet) -> str:
         multirow_align="t",
         environment=None,
     )
-    body = _group_rules(body, sheet, two)
-    kind = "table*" if len(frame.columns) > 6 else "table"
+    body = _rules(body, sheet, two)
+    kind = "table*" if len(frame.columns) > 4 else "table"
     name = sheet.table.spec.name + ("" if sheet.view == "ours" else f"-{sheet.view}")
     title = sheet.title.split(": ", 1)[-1]
-    caption = escape(f"{title}. {' '.join(sheet.notes)}")
+    marked = f" {MARKS}" if (sheet.marks != "").any(axis=None) else ""
+    caption = escape(f"{title[:1].upper()}{title[1:]}. {' '.join(sheet.notes)}{marked}")
     for symbol in ("dagger", "ddagger"):  # set apart from its explanation in running text
         caption = caption.replace(rf"\rlap{{$^\{symbol}$}}", rf"$^\{symbol}$")
     return (
@@ -83,9 +86,17 @@ def _heading(heading: str, upright: bool) -> str:
     return rf"\rotatebox{{90}}{{{escape(heading)}}}" if upright else escape(heading)
 
 
-def _group_rules(body: str, sheet: Sheet, two: bool) -> str:
-    """Rules between groups of rows, and a little space between the rows of the compare view."""
+def _rules(body: str, sheet: Sheet, two: bool) -> str:
+    """Rules under groups of columns and between groups of rows; in the compare view a little space
+    between rows."""
     lines = body.splitlines()
+    names, left, under = [group for group, _ in sheet.text.columns], 2 + two, ""
+    for name, own in groupby(names):
+        right = left + len(list(own)) - 1
+        under += "" if name in UNNAMED else rf"\cmidrule(lr){{{left}-{right}}}"
+        left = right + 1
+    if under:
+        lines.insert(lines.index(r"\toprule") + 2, under)
     first = lines.index(r"\midrule") + 1
     per_row = len(sheet.text) // sheet.text.index.get_level_values(0).nunique() if two else 1
     for after in range(len(sheet.text) - 1, 0, -1):

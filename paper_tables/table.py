@@ -71,8 +71,13 @@ def rounded(value: float, digits: int) -> str:
     return str(exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
 
 
-def build(cells: list[Cell], records: Records, profile: Profile, rule: str = "recipe") -> Table:
-    """The table of these cells (of one spec) from the records."""
+def build(
+    cells: list[Cell], records: Records, profile: Profile, rule: str = "recipe", remark: str = ""
+) -> Table:
+    """The table of these cells (of one spec) from the records.
+
+    remark: what else must be said about ours, such as settings changed on the command line.
+    """
     spec = cells[0].spec
     paper = {}
     if spec.benchmark == cells[0].task.benchmark:
@@ -97,7 +102,7 @@ def build(cells: list[Cell], records: Records, profile: Profile, rule: str = "re
         long=pd.DataFrame(lines, columns=LONG),
         records=_runs(cells, records),
         title=_title(cells, profile),
-        notes=_notes(cells, profile, rule),
+        notes=_notes(cells, profile, rule, remark),
         printed=bool(paper),
     )
 
@@ -134,11 +139,16 @@ def _title(cells: list[Cell], profile: Profile) -> str:
     return title
 
 
-def _notes(cells: list[Cell], profile: Profile, rule: str) -> list[str]:
+def _notes(cells: list[Cell], profile: Profile, rule: str, remark: str) -> list[str]:
+    """What is said below the table; the last one is about ours."""
     seeds = len({cell.seed for cell in cells})
     how = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
-    notes = [profile.note or cells[0].spec.note, f"Ours: {select.LABELS[rule]}, {how}."]
-    return [note for note in notes if note]
+    how = ", ".join(part for part in (select.LABELS[rule], how, remark) if part)
+    notes = [profile.note or cells[0].spec.note]
+    if profile.note:
+        pairs = {(c.config.backbone, c.row.backbone) for c in cells if c.config}
+        notes += [f"{ours} in place of {paper}." for ours, paper in sorted(pairs) if ours != paper]
+    return [*(note for note in notes if note), f"Ours: {how}."]
 
 
 def _row_lines(cells: list[Cell], records: Records, rule: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Which records count: what is damaged, foreign, duplicated or uncommitted is named, not averaged."""
+"""Which records count: the damaged, foreign, duplicated, uncommitted are named, not averaged."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_uncommitted_code_is_marked_or_left_out(tmp_path, capsys):
     words = ["--profile", "paper", "--table", "2", "--results", str(results.folder)]
     words += ["--out", str(tmp_path / "out")]
     assert build.main(words) == 0
-    assert capsys.readouterr().out.count("code not committed") == 1
+    assert capsys.readouterr().out.count(".json: code not committed") == 1
     line = next(x for x in (tmp_path / "out/table2.md").read_text().splitlines() if "Linear" in x)
     assert "51.0†" in line and line.count("51.0") == 2
     assert build.main([*words, "--committed"]) == 0

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from pathlib import Path
 
 import printed_records
 import pytest
@@ -11,8 +12,11 @@ from benchmarks.record import Results, failed
 from paper_tables import report, specs
 from paper_tables.records import scan
 
-FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
---disable-background-networking --disable-component-update --disable-dev-shm-usage""".split()
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
+    *("--disable-quic", "--disable-sync", "--disable-background-networking"),
+    "--disable-component-update",
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def browser(tmp_path_factory):
 
 
 def test_the_page_is_self_contained_and_escapes(page):
-    text = open(page, encoding="utf-8").read()
+    text = Path(page).read_text(encoding="utf-8")
     outside = re.findall(r"(?:src|href)=\"(?!data:|#)([^\"]*)\"|url\(|@import", text)
     assert outside == []
     assert "&lt;b&gt;odd&lt;/b&gt;" in text and "<b>odd" not in text
@@ -88,9 +92,9 @@ def test_in_a_browser(page, browser):
     values = column(mean)
     assert "62.1‡" in values and values == sorted(values, key=lambda v: float(v.rstrip("‡")))
     find("button[data-to=compare]")[0].click()
-    row = find("#table2 tbody tr")[[text for text in column(1)].index("RLRR*")]
+    row = find("#table2 tbody tr")[column(1).index("RLRR*")]
     text = row.find_elements("css selector", "td")[13].text  # the mean of the specialized group
-    assert [word for word in text.split()] == ["87.4", "±0.0", "87.3‡", "+0.1"]
+    assert text.split() == ["87.4", "±0.0", "87.3‡", "+0.1"]
     assert find("button[data-to=compare]")[0].get_attribute("aria-pressed") == "true"
     find("button[data-to=ours]")[0].click()
 

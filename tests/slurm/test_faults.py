@@ -4,6 +4,7 @@ Each fault is brought about on real daemons. After it every run has one record, 
 done is run again (`Sweep.complete`).
 """
 
+import json
 import os
 import shutil
 import signal
@@ -65,17 +66,26 @@ def test_kill_9_of_a_task(sweep):
 
 
 def test_a_node_lost_for_good(sweep):
-    sweep.epochs = 2 * LONG
+    sweep.epochs = 10 * LONG
     sweep.submit()
-    job = sweep.running()["job"]
+    claim = sweep.running()
+    job = claim["job"]
     node = sweep.cluster.ask("squeue", "-h", "-j", job["id"], "-o", "%N").strip()
     sweep.cluster.stop(node, signal.SIGKILL)  # its task runs on as a ghost
-    sweep()
+    process = sweep.start()
+
+    def taken_over() -> bool:
+        claims = (sweep.results / "claims").glob("[!.]*.json")
+        return any(json.loads(c.read_text()).get("job", {}).get("restarts") == 1 for c in claims)
+
+    until(taken_over, 90, "the task on the other node")
+    assert Path(f"/proc/{claim['pid']}").exists()
+    assert process.wait(120) == 0
     sweep.complete()
 
 
 def test_the_controller_stopped_and_restarted(sweep):
-    sweep.epochs = LONG
+    sweep.epochs = 4 * LONG
     process = sweep.start()
     sweep.running()
     sweep.cluster.stop("slurmctld")
