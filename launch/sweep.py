@@ -235,8 +235,10 @@ def report(names, profile, folder, arguments, console) -> int:
         cells = plan(name, profile, arguments)
         table = build.build(cells, records, profile, arguments.protocol, remark)
         views.show(views.sheet(table, "ours"), console)
-        for path in [*build.write(table, out)[0], *build.write_results(table, folder)]:
-            console.print(f"  {shorten(path)}")
+        build.write(table, out)
+        build.write_results(table, folder)
+        written = f"{shorten(out / name)}.tex, .md, .csv, views and figures"
+        console.print(f"  {written}; {shorten(folder / name)}.csv", soft_wrap=True)
     return 0
 
 

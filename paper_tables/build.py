@@ -170,7 +170,11 @@ def why(name: str, row: str, column: str, profile: Profile, records: Records, ru
         + (f"  {views.FLAG} {cell['flag']}" if cell["flag"] else ""),
         f"rule     {rule}: {built.notes[-1].removeprefix('Ours: ')}",
     ]
-    own = [c for c in cells if cell["kind"] != "task" or c.task.name == cell["column"]]
+    own = cells
+    if cell["kind"] == "task":
+        own = [c for c in cells if c.task.name == cell["column"]]
+    elif cell["kind"] == "group_mean":
+        own = [c for c in cells if c.task.group == cell["column_group"]]
     lines += [f"source   {source}" for source in dict.fromkeys(c.source for c in own) if source]
     if cell["kind"] == "task" and own[0].config:
         config = own[0].config.to_dict()

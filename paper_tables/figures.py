@@ -97,7 +97,7 @@ def accuracy_against_parameters(table: Table) -> tuple[Figure, str] | None:
     """Mean accuracy against trained parameters (head included), a point a complete row."""
     wide = table.long.pivot(index="label", columns="column", values="ours")
     wide = wide.reindex(columns=["params_total_m", "mean"]).dropna()
-    points = [(label, *map(float, values)) for label, values in zip(wide.index, wide.to_numpy())]  # noqa: B905
+    points = [(row.Index, row.params_total_m, row.mean) for row in wide.itertuples()]
     points = [point for point in points if point[1] > 0]
     if not points:
         return None

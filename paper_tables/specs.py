@@ -113,7 +113,9 @@ def load(name: str) -> Spec:
     defaults = {"backbone": content.pop("backbone", None)}
     content["tasks"] = tuple(content.get("tasks", ()))
     if "series" in content:
-        content["rows"] = _series_rows(content.pop("series"), str(path))
+        series = content.pop("series")
+        content["rows"] = _series_rows(series, str(path))
+        content["note"] = content.get("note", "").replace("{order}", series["order"])
     allowed = {f.name for f in dataclasses.fields(Row)} - {"key"}
     rows = {}
     for key, values in content.pop("rows", {}).items():

@@ -146,8 +146,11 @@ def _notes(cells: list[Cell], profile: Profile, rule: str, remark: str) -> list[
     how = ", ".join(part for part in (select.LABELS[rule], how, remark) if part)
     notes = [profile.note or cells[0].spec.note]
     if profile.note:
-        pairs = {(c.config.backbone, c.row.backbone) for c in cells if c.config}
-        notes += [f"{ours} in place of {paper}." for ours, paper in sorted(pairs) if ours != paper]
+        played: dict[str, set[str]] = {}
+        for c in cells:
+            if c.config and c.config.backbone != c.row.backbone:
+                played.setdefault(c.config.backbone, set()).add(c.row.backbone)
+        notes += [f"{ours} in place of {' and '.join(sorted(p))}." for ours, p in played.items()]
     return [*(note for note in notes if note), f"Ours: {how}."]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from benchmarks.demo import tasks
+from methods.registry import InputError
 
 
 def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _arguments(argv)
     try:
         {"pretrain": _pretrain, "data": _data}[arguments.command](arguments)
-    except OSError as error:
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

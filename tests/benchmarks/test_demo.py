@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from benchmarks.config import ConfigError
 from benchmarks.data import FILES
 from benchmarks.demo import scenes, tasks
 from benchmarks.demo.__main__ import main

@@ -228,7 +228,7 @@ def test_bad_data_is_one_line_and_exit_2(fault, demo, tmp_path):
     assert done.returncode == 2, done.stderr
     expected = {
         "label": "train800val200.txt:4: found label 5, expected 0 to 4",
-        "missing": f"image 4: no such file {image}",
+        "missing": f"train800val200.txt:4: no such file {image}",
         "escape": "train800val200.txt:4: path '../x.png' leaves the folder",
         "truncated": f"{image}: cannot be decoded",
     }[fault]
