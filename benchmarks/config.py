@@ -5,6 +5,7 @@ import json
 import math
 import typing
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal
 
 from methods.registry import InputError, checked, nearest
@@ -79,7 +80,7 @@ class RunConfig:
     eval_every: int = 0  # epochs; 0: once, after the last one
     smoke: bool = False  # short lists or random weights were accepted: never a result
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """12 hex digits of the SHA-256 of the canonical JSON of what differs from the defaults."""
         text = json.dumps(_changed(self), sort_keys=True, separators=(",", ":"))

@@ -55,7 +55,8 @@ def _glance(run_id: str, results: Results) -> Seen | None:
             content, written = file.read(), os.fstat(file.fileno()).st_mtime
     except OSError:
         return None
-    head, seconds = _HEAD.match(content), _SECONDS.search(content)
+    head, end = _HEAD.match(content), content.rfind(b'\n "seconds_total"')
+    seconds = _SECONDS.match(content, max(end, 0))
     if head and seconds and head[1] == run_id.encode() and content.endswith(b"\n}\n"):
         return Seen(head[2].decode(), float(seconds[1]), written)
     record = results.read(run_id)

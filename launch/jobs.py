@@ -94,7 +94,7 @@ class Queue:
         """What the queue holds, with SLURM's reasons for waiting: '3 running, 8 pending (...)'."""
         counts = Counter(task.state for task in self.tasks)
         reasons = Counter(task.reason for task in self.tasks if task.state == "PENDING")
-        words = [f"{n} {state.lower()}" for state, n in counts.items()]
+        words = [f"{n} {state.lower()}" for state, n in sorted(counts.items(), reverse=True)]
         why = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common(3) if reason != "None")
         return ", ".join(words) + (f" ({why})" if why else "")
 

@@ -9,8 +9,9 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,7 @@ class Slurm:
         # of an allocation that this command may have been typed in
         outer = [k for k in os.environ if k.startswith("SLURM_") and k != "SLURM_CONF"]
         try:
-            with environment(outer), executor.batch():
+            with environment(outer), redirect_stderr(StringIO()), executor.batch():
                 sent = [
                     executor.submit(
                         Pack(

@@ -120,6 +120,7 @@ def sweep(arguments: argparse.Namespace, console: Console) -> int:
         console.print(f"cancelled {count} jobs of {arrays} arrays for table {arguments.table}")
         return 0
     if arguments.clean_logs:
+        slurm.Slurm(folder, settings, {}, [], arguments.table, console).tidy()
         console.print(f"removed {slurm.clean_logs(folder)} files of packs that are done")
         return 0
     if arguments.watch:

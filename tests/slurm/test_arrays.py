@@ -50,7 +50,6 @@ def test_a_grid_in_chunks_equals_a_local_run(sweep):
     assert len((sweep.folder / "bin" / "sbatch.calls").read_text().split()) == 2
     assert not any((sweep.results / "claims").glob("*.json"))
     until(lambda: not sweep.cluster.ask("squeue", "-h"), 20, "the last job to leave the queue")
-    sweep("--retry-failed")  # nothing to do, but tidies
     assert re.search(r"removed \d\d files", sweep("--clean-logs"))
     assert not any(sweep.results.glob("logs/*/*"))
     assert "removed 0 files" in sweep("--clean-logs")

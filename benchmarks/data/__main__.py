@@ -1,0 +1,144 @@
+"""Look after the data folder.
+
+    python -m benchmarks.data layout              what goes where, and where it comes from
+    python -m benchmarks.data check DIR           look at every list, label and image
+    python -m benchmarks.data cache DIR --size    how large the decoded images are; --prune: tidy up
+
+Exit code 0: all is well; 1: something in the data is wrong; 2: the command is.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from methods.registry import InputError
+
+from ..record import write_atomically
+from ..tasks import SPLITS, benchmarks
+from . import check as checking
+from . import upkeep
+from .lists import DataError
+
+LAYOUTS = {
+    "lists": "images/..., train800.txt, val200.txt, train800val200.txt, test.txt ('path label')",
+    "json": "train.json, val.json, test.json (and trainval.json) {'path': class id}; paths lie "
+    "below the folder, its images/ or its Images/",
+    "cifar": "train.bin, test.bin",
+}
+ARCHIVES = """The two variants of VTAB-1k, which never go into one table together:
+  JPEG archive  made by NOAH's script, used by SSF, FacT, ARC and RLRR: images re-encoded as JPEG
+                of quality 75. On Hugging Face as XiN0919/VTAB-1k (vtab-1k.zip, 4.66 GB); SSF's,
+                ARC's and RLRR's pages link a OneDrive copy. A copy with 12 of the 19 tasks exists.
+  TFDS pixels   the same lists written without loss (PNG) from TFDS, which VPT read directly.
+FGVC: VPT's lists (its links are reported dead; XiN0919/FGVC on Hugging Face has a json.zip), and
+the images from each data set's own page. No link is promised to work."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    text = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser("python -m benchmarks.data", None, __doc__, formatter_class=text)
+    commands = p.add_subparsers(dest="command", required=True)
+    commands.add_parser("layout", help="what goes where, and where it comes from")
+    c = commands.add_parser("check", help="look at every list, label and image")
+    c.add_argument("folder", type=Path, metavar="DIR", help="holds vtab-1k/, fgvc/, cifar100/")
+    c.add_argument("--tasks", metavar="T,..", help="only these, by folder, heading or alias")
+    c.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
+    c.add_argument("--smoke", action="store_true", help="accept short lists")
+    c = commands.add_parser("cache", help="the decoded images")
+    c.add_argument("folder", type=Path, metavar="DIR", help="the data folder")
+    c.add_argument("--cache", type=Path, metavar="DIR", help="default DIR/.cache")
+    c.add_argument("--size", action="store_true", help="how large it is (the default)")
+    c.add_argument("--prune", action="store_true", help="remove what no list here needs any more")
+    arguments = p.parse_args(argv)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    try:
+        if arguments.command == "layout":
+            return layout(console)
+        if not arguments.folder.is_dir():
+            raise DataError(f"{arguments.folder}: no such folder")
+        return (check if arguments.command == "check" else cache)(arguments, console)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def layout(console: Console) -> int:
+    for benchmark, tasks in benchmarks().items():
+        if benchmark == "demo":
+            continue
+        table = Table("folder", "or", *SPLITS, "classes", "source", box=None, title_justify="left")
+        for task in tasks.values():
+            sizes = [str(task.sizes[split]) for split in SPLITS]
+            others = ", ".join(task.aliases)
+            table.add_row(task.name, others, *sizes, str(task.num_classes), task.source)
+        console.print(f"[bold]DIR/{benchmark}/<folder>/[/bold]")
+        console.print(f"  {LAYOUTS[task.layout]}", soft_wrap=True)
+        console.print(table, "")
+    console.print(ARCHIVES, soft_wrap=True, markup=False)
+    return 0
+
+
+def check(arguments: argparse.Namespace, console: Console) -> int:
+    words = arguments.tasks
+    wanted = None if words is None else [w.strip() for w in words.split(",") if w.strip()]
+    tasks, findings = checking.find_tasks(arguments.folder, wanted)
+    reports = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as shown:
+        for number, task in enumerate(tasks, start=1):
+            bar = shown.add_task(f"{number}/{len(tasks)} {task.name}", total=None)
+
+            def report(_: str, done: int, total: int, bar=bar) -> None:
+                shown.update(bar, completed=done, total=total)
+
+            reports.append(checking.check(arguments.folder, task, arguments.smoke, report))
+            shown.remove_task(bar)
+    table = Table("task", *SPLITS, "pixels", "fingerprint", "", box=None)
+    for found in reports:
+        sizes = [str(found.images.get(split, "-")) for split in SPLITS]
+        verdict = "wrong" if found.wrong else "ok"
+        table.add_row(found.task, *sizes, found.variant, found.fingerprint, verdict)
+        findings += found.findings
+    console.print(table)
+    for finding in findings:
+        mark = "wrong" if finding.wrong else "note "
+        console.print(f"{mark} {finding}", soft_wrap=True, markup=False)
+    wrong = sum(finding.wrong for finding in findings)
+    console.print(f"{len(reports)} tasks, {wrong} things wrong")
+    if arguments.json:
+        content = {
+            "ok": not wrong,
+            "findings": [vars(finding) for finding in findings],
+            "tasks": [found.to_dict() for found in reports],
+        }
+        try:
+            write_atomically(arguments.json, json.dumps(content, indent=1) + "\n")
+        except OSError as error:
+            message = f"--json: {arguments.json}: cannot be written: {error.strerror}"
+            raise DataError(message) from None
+    return 1 if wrong else 0
+
+
+def cache(arguments: argparse.Namespace, console: Console) -> int:
+    folder = arguments.cache or arguments.folder / ".cache"
+    if arguments.prune:
+        freed = upkeep.prune(arguments.folder, folder)
+        console.print(f"{freed / 2**20:.1f} MiB freed")
+    table = Table("view", "lists", "images", "MiB", box=None)
+    views = upkeep.usage(folder)
+    for view in views:
+        table.add_row(view.view, str(view.lists), str(view.images), f"{view.bytes / 2**20:.1f}")
+    console.print(table)
+    console.print(f"{sum(view.bytes for view in views) / 2**20:.1f} MiB in {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,310 @@
+"""Decoded images on disk: each distinct image once, shared by all runs and processes.
+
+    CACHE/<view>/<segment>/{pixels.bin,index.npz}     decoded rows; SHA-256 of each image file
+    CACHE/<view>/lists/<list>-<stamp>.npz             which rows make a split, and its fingerprint
+
+A split is rows of one or more segments, so tasks that show the same images (CLEVR, dSprites and
+SmallNORB come in pairs) and splits that repeat each other (train800val200) share them. Rows are
+found by the content of the image file. So that a warm start need not read 73,728 files to know
+their content, lists/ remembers it under a stamp: names, sizes and times of the files. A file that
+was written less than two seconds ago is not trusted to a stamp, for it may be written again within
+the resolution of its clock.
+
+Segments and lists are written under another name and renamed: readers see all or nothing. A lock
+spares a second builder the work; where the file system has none, both build the same.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..tasks import Task
+from .decode import View, decode
+from .lists import DataError, Listing, check_files, read_list
+from .rows import Images, Segment
+
+FORMAT = 2  # part of the folder's name: raise it when decoding or the files' layout changes
+RACY_NS = 2_000_000_000
+LISTS = "lists"
+DRAFT = ".building-"
+# what a cut or overwritten file gives; not any OSError, for a disk's hiccup must not cost a cache
+DAMAGE = (FileNotFoundError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile)
+T, R = TypeVar("T"), TypeVar("R")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Decoded images and their labels.
+
+    images: uint8, N x height x width x 3, read-only, usually memory-mapped; labels: int64, N.
+    fingerprint: hash of the labels and the bytes of the image files; variant: their file format.
+    """
+
+    images: Images | np.ndarray
+    labels: np.ndarray
+    fingerprint: str
+    variant: str
+
+
+def load(
+    root: Path,
+    task: Task,
+    split: str,
+    size: int,
+    interpolation: str = "bicubic",
+    cache: Path | None = None,
+    smoke: bool = False,
+    progress: Progress | None = None,
+    resize: str = "squash",
+    centre: bool = False,
+) -> Split:
+    """A split, decoded; from the cache (default DATA/.cache) as far as it is there and complete.
+
+    Args:
+        size, interpolation, resize, centre: how the images are seen: `View`.
+        progress: called now and then with (images done, images) while the cache is built.
+
+    Raises:
+        DataError: see `read_list`, `check_files` and `decode`; or the cache cannot be written.
+    """
+    view = View(size, resize, interpolation, centre)
+    listing = read_list(root, task, split, smoke)
+    labels = np.asarray(listing.labels, dtype=np.int64)
+    labels.setflags(write=False)
+    stamp, newest = stamp_of(listing)
+    home = view_folder(cache or root / ".cache", view)
+    entry = home / LISTS / f"{task.benchmark}-{task.name}-{split}-{stamp}.npz"
+    try:
+        found = _open_entry(home, entry)
+        if found is None:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            with _lock(home):
+                found = _open_entry(home, entry)
+                if found is None:
+                    trusted = time.time_ns() - newest > RACY_NS
+                    made = _build(home, listing, view, progress)
+                    found = _open_rows(home, made)
+                    if trusted:
+                        _write_npz(entry, **made)
+    except OSError as error:
+        message = f"the cache cannot be read or written: {error.strerror}"
+        raise DataError(f"{home}: {message}") from None
+    images, digests = found
+    return Split(images, labels, fingerprint(labels, digests), variant_of(listing))
+
+
+def view_folder(cache: Path, view: View) -> Path:
+    return cache / f"v{FORMAT}-{view.name}"
+
+
+def fingerprint(labels: np.ndarray, digests: np.ndarray) -> str:
+    """16 hex digits that tell a split's labels and image files from any other's."""
+    content = hashlib.sha256(np.asarray(labels, dtype=np.int64).tobytes())
+    content.update(np.ascontiguousarray(digests, dtype=np.uint8).tobytes())
+    return content.hexdigest()[:16]
+
+
+def variant_of(listing: Listing) -> str:
+    """The file format of the images by the first one's name: jpg, png, bin."""
+    return listing.names[0].rpartition(".")[2].lower() if listing.names else ""
+
+
+def stamp_of(listing: Listing) -> tuple[str, int]:
+    """A hash of the names, sizes and times of a list's image files, and the latest of the times."""
+    stats = check_files(listing)
+    text = "\n".join(listing.names)
+    times = np.array([(stat.st_size, stat.st_mtime_ns) for stat in stats], dtype=np.int64)
+    offsets = np.array(listing.offsets or (), dtype=np.int64)
+    whole = hashlib.sha256(text.encode() + b"\0" + times.tobytes() + offsets.tobytes())
+    return whole.hexdigest()[:16], int(times[:, 1].max())
+
+
+def read_image(listing: Listing, number: int) -> bytes:
+    """The bytes of an image: of its file, or of its place in a file that several share.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with open(listing.path(number), "rb") as file:
+            if listing.offsets is None:
+                return file.read()
+            file.seek(listing.offsets[number])
+            return file.read(3 * 32 * 32)
+    except OSError as error:
+        where = f"{listing.where(number)}: {listing.path(number)}"
+        raise DataError(f"{where}: cannot be read: {error.strerror}") from None
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`function` of each item, in order, by a few threads that are never far ahead."""
+    workers = min(16, os.cpu_count() or 1)
+    waiting: deque = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 4 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def segments_of(home: Path) -> list[Path]:
+    """The finished segments of a view, by name."""
+    return sorted(path.parent for path in home.glob("[0-9a-f]*/index.npz"))
+
+
+def _build(
+    home: Path, listing: Listing, view: View, progress: Progress | None
+) -> dict[str, np.ndarray]:
+    """Read every image of the list, decode those that no segment has, and write them as one.
+
+    Returns the entry: names of the segments; for each image its segment's number, row and digest.
+    """
+    names = [folder.name for folder in segments_of(home)]
+    known: dict[bytes, tuple[int, int]] = {}
+    for number, name in enumerate(names):
+        for row, digest in enumerate(_digests(home / name)):
+            known[digest] = (number, row)
+
+    def work(number: int) -> tuple[bytes, np.ndarray | None]:
+        raw = read_image(listing, number)
+        digest = hashlib.sha256(raw).digest()
+        if digest in known:
+            return digest, None
+        try:
+            return digest, decode(raw, view, planes=listing.offsets is not None)
+        except ValueError as error:
+            raise DataError(f"{listing.where(number)}: {listing.path(number)}: {error}") from None
+
+    total = len(listing.names)
+    order: list[bytes] = []
+    new: list[bytes] = []
+    shapes: list[tuple[int, int]] = []
+    draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=home))
+    try:
+        with (draft / "pixels.bin").open("wb") as file:
+            for digest, image in in_order(work, range(total)):
+                order.append(digest)
+                if digest not in known:
+                    known[digest] = (len(names), len(new))
+                    new.append(digest)
+                    shapes.append(image.shape[:2])
+                    file.write(np.ascontiguousarray(image).data)
+                if progress and (len(order) % 50 == 0 or len(order) == total):
+                    progress(len(order), total)
+        if new:
+            names.append(_finish(home, draft, new, shapes))
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    rows = np.array([known[digest] for digest in order], dtype=np.int64)
+    used, which = np.unique(rows[:, 0], return_inverse=True)
+    return {
+        "segments": np.array([names[number] for number in used]),
+        "which": which.astype(np.int32),
+        "row": rows[:, 1].astype(np.int64),
+        "digests": np.frombuffer(b"".join(order), np.uint8).reshape(-1, 32),
+    }
+
+
+def _finish(home: Path, draft: Path, new: list[bytes], shapes: list[tuple[int, int]]) -> str:
+    """Give a draft its name, which is a hash of what it holds; returns the name."""
+    digests = b"".join(new)
+    name = hashlib.sha256(digests).hexdigest()[:16]
+    np.savez(
+        draft / "index.npz",
+        digests=np.frombuffer(digests, np.uint8).reshape(-1, 32),
+        shapes=np.array(shapes, dtype=np.int32),
+    )
+    os.chmod(draft, 0o755)
+    try:
+        os.rename(draft, home / name)
+    except OSError:  # another process was faster; its copy is as good
+        if _open_segment(home / name) is None:
+            os.rename(draft, home / name)
+    return name
+
+
+def _digests(folder: Path) -> list[bytes]:
+    """Digests of a segment's rows; none, and no segment any more, if it is damaged."""
+    if _open_segment(folder) is None:
+        return []
+    return [digest.tobytes() for digest in Segment.digests(folder)]
+
+
+def _open_segment(folder: Path) -> Segment | None:
+    try:
+        return Segment(folder)
+    except DAMAGE:
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _open_rows(home: Path, entry: Any) -> tuple[Images, np.ndarray]:
+    segments = [_open_segment(home / str(name)) for name in entry["segments"]]
+    if None in segments:
+        raise ValueError("a segment is missing or damaged")
+    which, row = entry["which"], entry["row"]
+    if len(which) != len(row) or len(row) != len(entry["digests"]):
+        raise ValueError("rows and digests differ in number")
+    for number, segment in enumerate(segments):
+        if (row[which == number] >= len(segment.shapes)).any():
+            raise ValueError("a row lies behind the end of its segment")
+    return Images(segments, which, row), entry["digests"]
+
+
+def _open_entry(home: Path, path: Path) -> tuple[Images, np.ndarray] | None:
+    """A split by its stamp; None if it is not there, or it or a segment of its is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            entry = {key: file[key] for key in ("segments", "which", "row", "digests")}
+        return _open_rows(home, entry)
+    except FileNotFoundError:
+        return None
+    except DAMAGE:
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _write_npz(path: Path, **arrays: np.ndarray) -> None:
+    handle, draft = tempfile.mkstemp(prefix=DRAFT, suffix=".npz", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)
+        os.chmod(draft, 0o644)
+        os.replace(draft, path)
+    finally:
+        Path(draft).unlink(missing_ok=True)
+
+
+@contextmanager
+def _lock(home: Path) -> Iterator[None]:
+    """Alone among the builders of this view; a lock dies with its process, so none is left over.
+
+    Drafts found while alone are those of killed builders.
+    """
+    with (home / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            for draft in [*home.glob(f"{DRAFT}*"), *home.glob(f"{LISTS}/{DRAFT}*")]:
+                shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
+        except OSError:  # no locks here: build without
+            pass
+        yield
