@@ -34,7 +34,8 @@ class Listing:
     """The images of a split, in order.
 
     file: the list; folder: what `names` are relative to; labels: as read, one an image.
-    parts: the files behind it, each with its number of images; marks: line, "key ..." or "record ..." of each image.
+    parts: the files behind it, each with its number of images; marks: of each image its line,
+        "key ..." or "record ...".
     offsets: where an image begins in its file, if several share one (raw 32 x 32 pixels).
     """
 
