@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-all test tables report bench clean
+.PHONY: demo demo-all test test-slurm tables report bench clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -12,6 +12,9 @@ test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+test-slurm: .venv/installed-test
+	$(BIN)/python -m pytest tests/slurm
 
 # Everything in the demo profile; Table 4's ViT-L and ViT-H are the demo ViT, Table 5's the demo Swin.
 demo-all: .venv/installed

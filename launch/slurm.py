@@ -83,7 +83,7 @@ class Slurm:
         self.settings, self.plugins, self.table, self.console = settings, plugins, table, console
         paths = {k: v.resolve() if isinstance(v, Path) else v for k, v in place.items()}
         self.place = {key: value for key, value in paths.items() if value is not None}
-        self.names: list[str] = []  # of what this process has submitted
+        self.cancelled = self._cancelled()  # those of before do not stop this command
 
     def submit(self, todo: Sequence[RunConfig], estimate: Estimate, began: float) -> int:
         """Submit what has no record since `began`, does not run and is not queued; how many."""
@@ -141,8 +141,7 @@ class Slurm:
                     report(Event(record["status"], left.pop(run_id), -1, record))
             queue = jobs.look(self.folder, self.settings.poll_seconds / 2)
             say(queue.waiting() if queue.answers else "SLURM does not answer")
-            stopped = [n for n in jobs.read_all(self.folder) if n.cancelled]
-            if any(note.name in self.names for note in stopped):
+            if left and self._cancelled() - self.cancelled:
                 raise SlurmError(f"cancelled with {len(left)} runs left; the same command goes on")
             if queue.answers and left:
                 gone = left.keys() - queue.runs.keys() - self.claims.holders().keys()
@@ -214,7 +213,6 @@ class Slurm:
             packs=[[config.run_id for config in pack] for pack in chunk],
             submitted=filesystem_time(jobs_folder),
         )
-        self.names.append(note.name)
         # a countdown that never ends: submitit's own end would look like a failure of the run
         executor = submitit.SlurmExecutor(self.folder / "logs" / sweep, max_num_timeout=10**6)
         parameters = self.settings.parameters()
@@ -257,6 +255,11 @@ class Slurm:
         note.job = sent[0].job_id.partition("_")[0]
         note.write()
         return note
+
+    def _cancelled(self) -> set[str]:
+        """Submissions for this table that somebody has cancelled."""
+        found = jobs.read_all(self.folder)
+        return {note.name for note in found if note.cancelled and note.table == self.table}
 
     def _take_back(self, note: jobs.Note) -> None:
         """Cancel what a submitting process left behind that died before its packs were in place."""
