@@ -8,6 +8,7 @@ import re
 import pytest
 import timm
 import torch
+from samples import write_task
 
 import methods
 from benchmarks import backbones, run
@@ -145,14 +146,12 @@ def test_a_failing_write_leaves_the_old_record(tmp_path, small_config, monkeypat
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("method", ["linear", "lora"])
-def test_full_size_vit_b_trains_and_scores(method, tmp_path):
+@pytest.mark.parametrize("method", methods.names())
+def test_every_method_trains_and_scores_a_full_size_vit_b(method, tmp_path):
     """Two steps and an evaluation on ViT-B/16 at 224 pixels, random weights, VTAB layout."""
-    from samples import write_task
-
-    sizes = {"trainval": 2, "test": 2}
+    sizes = {"trainval": 4, "test": 2}
     write_task(tmp_path, "vtab-1k", "cifar", sizes, pixels=40, suffix="jpg")
-    recipe = Recipe(epochs=1, batch_size=1, warmup_epochs=0)
+    recipe = Recipe(epochs=1, batch_size=2, warmup_epochs=0)
     tag = "vit_base_patch16_224.orig_in21k"
     config = RunConfig("vtab-1k", "cifar", tag, method, recipe=recipe, smoke=True)
     record = run.execute(config, Place(tmp_path, weights="random"))
