@@ -9,6 +9,7 @@ import os
 import signal
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -217,8 +218,6 @@ class Pack:
 
 
 def _work(pack: Pack, number: int, count: int, threads: int) -> None:
-    import threading
-
     threading.Thread(target=die_with_parent, args=(os.getppid(),), daemon=True).start()
     pack.work(number, count, threads)
 

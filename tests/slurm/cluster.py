@@ -48,7 +48,8 @@ SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=bf_interval=1,sched_min_interval=100000,default_queue_depth=50
 SlurmdParameters=config_overrides
 ReturnToService=2
-SlurmdTimeout=10
+SlurmdTimeout=5
+MessageTimeout=3
 SlurmctldTimeout=30
 KillWait=3
 MinJobAge=20

@@ -49,12 +49,12 @@ def test_preemption_saves_what_is_left_and_requeues_it(sweep):
 
 
 def test_a_time_limit_too_short_for_its_pack(sweep):
-    sweep.rows, sweep.epochs = "full,linear", 1800
-    sweep.extra = ["--time", "1", "--pack-minutes", "60"]  # one pack of some 80 seconds
+    sweep.rows, sweep.epochs = "linear", 40 * LONG
+    sweep.extra = ["--time", "1"]  # one pack of some 50 seconds
     sweep.submit()
     until(lambda: "this job is timed-out" in sweep.logs(), 120, "the time limit")
     sweep()
-    sweep.complete(4)
+    sweep.complete(2)
 
 
 def test_kill_9_of_a_task(sweep):
@@ -66,7 +66,8 @@ def test_kill_9_of_a_task(sweep):
 
 
 def test_a_node_lost_for_good(sweep):
-    sweep.epochs = 10 * LONG
+    sweep.rows, sweep.epochs = "linear", 40 * LONG
+    sweep.extra = ["--time", "3"]  # so that the state is saved every 9 seconds
     sweep.submit()
     claim = sweep.running()
     job = claim["job"]
@@ -81,7 +82,7 @@ def test_a_node_lost_for_good(sweep):
     until(taken_over, 90, "the task on the other node")
     assert Path(f"/proc/{claim['pid']}").exists()
     assert process.wait(120) == 0
-    sweep.complete()
+    sweep.complete(2)
 
 
 def test_the_controller_stopped_and_restarted(sweep):
