@@ -23,7 +23,12 @@ class Adapted(nn.Module):
     Subclass it together with the module's type, `class Scaled(Adapted, nn.Linear)`, create
     parameters with `new`, override `forward`, and give `folded` if the result can be written as
     the plain module with other weights; else say why not in a class attribute CANNOT_MERGE.
+
+    fast: a class that has a faster way to its result than autograd's sets True here, and takes the
+    plain way where an instance has False.
     """
+
+    fast: bool | None = None
 
     def __init__(self, base: nn.Module):
         nn.Module.__init__(self)

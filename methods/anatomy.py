@@ -6,13 +6,13 @@ pre-trained tensors under timm's names, so that a state dict still shows what is
 the method's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from timm.layers import DropPath, Mlp
 from timm.models import SwinTransformer, VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from .adapted import Adapted, AdaptedBlock
 from .registry import MethodError
@@ -25,6 +25,8 @@ __all__ = [
     "Merging",
     "MethodError",
     "Slot",
+    "Step",
+    "forward_steps",
     "set_drop_path",
     "set_dropout",
 ]
@@ -189,9 +191,11 @@ class Anatomy:
         for merge in self.merges:
             layer, norm = merge.reduction.module, merge.norm.module
             if layer.bias is not None:
-                weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
-                step = torch.linalg.lstsq(weight, bias[:, None], driver="gelsd").solution[:, 0]
-                absorbed = (norm.bias.double() + step).to(norm.bias.dtype)
+                # on a GPU lstsq has no driver for fewer rows than columns
+                weight, bias = layer.weight.detach().double().cpu(), layer.bias.detach().cpu()
+                step = torch.linalg.lstsq(weight, bias[:, None].double(), driver="gelsd").solution
+                absorbed = norm.bias.double() + step[:, 0].to(norm.bias.device)
+                absorbed = absorbed.to(norm.bias.dtype)
                 norm.bias = nn.Parameter(absorbed, requires_grad=False)
                 layer.bias = None
 
@@ -221,6 +225,65 @@ class Anatomy:
         if any(not 0 <= i < depth for i in chosen):
             raise MethodError(f"layers {spec!r}: the model has blocks 0 to {depth - 1}")
         return [self.blocks[i] for i in sorted(set(chosen))]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of a model's forward pass: what it does, with which modules and loose parameters."""
+
+    run: Callable[[Tensor], Tensor]
+    modules: tuple[nn.Module, ...]
+    parameters: tuple[nn.Parameter, ...] = ()
+
+    @property
+    def block(self) -> bool:
+        """Whether it is a transformer block."""
+        return any(hasattr(module, "attn") for module in self.modules)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether an input always gives the same output in training: nothing in it is trained or
+        random, and all of it is torch's or timm's own.
+        """
+        inside = [module for top in self.modules for module in top.modules()]
+        parameters = [*self.parameters, *(p for module in inside for p in module.parameters(False))]
+        return not any(p.requires_grad for p in parameters) and all(map(_is_fixed, inside))
+
+
+def _is_fixed(module: nn.Module) -> bool:
+    own = type(module).__module__.split(".")[0] in ("torch", "timm")
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    random = any(getattr(module, rate, 0) for rate in ("p", "drop_prob", "prob"))
+    counts = getattr(module, "track_running_stats", False)  # BatchNorm
+    return own and not (hooked or random or counts)
+
+
+def forward_steps(model: nn.Module) -> list[Step]:
+    """The forward pass of a timm ViT or Swin, with a method or without, as steps in a row.
+
+    Images (B, 3, H, W) go into the first, logits (B, classes) come out of the last. Any other model
+    is one step.
+    """
+
+    def step(module: nn.Module) -> Step:
+        return Step(module, (module,))
+
+    if isinstance(model, VisionTransformer):
+        loose = (model.cls_token, model.reg_token, model.pos_embed)
+        loose = tuple(tensor for tensor in loose if tensor is not None)
+        attention_pool = () if model.attn_pool is None else (model.attn_pool,)
+        return [
+            step(model.patch_embed),
+            Step(model._pos_embed, (model.pos_drop,), loose),
+            *map(step, (model.patch_drop, model.norm_pre, *model.blocks, model.norm)),
+            Step(model.pool, attention_pool),
+            *map(step, (model.fc_norm, model.head_drop, model.head)),
+        ]
+    if not isinstance(model, SwinTransformer):
+        return [step(model)]
+    stages = [module for stage in model.layers for module in (stage.downsample, *stage.blocks)]
+    head = (model.head.global_pool, model.head.drop, model.head.fc, model.head.flatten)
+    return [step(module) for module in (model.patch_embed, *stages, model.norm, *head)]
 
 
 def set_drop_path(model: nn.Module, rate: float, kind: str = "path") -> None:

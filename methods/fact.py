@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from .adapted import fresh, refer
 from .anatomy import Adapted, Anatomy, MethodError
+from .lowrank import LowRankSum
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Factors(nn.Module):
 class FacTLinear(Adapted, nn.Linear):
     """A linear layer with the increments of its slices: `groups_in` x `groups_out` of D x D."""
 
+    fast = True
+
     def __init__(self, base: nn.Linear, shared: Factors, first_slice: int, options: Options):
         super().__init__(base)
         refer(self, shared)
@@ -89,8 +92,10 @@ class FacTLinear(Adapted, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         code = x.unflatten(-1, (self.groups_in, self.width)) @ self.shared.U
         code = torch.einsum("...ir,iors->...os", code, self.cores())
-        update = self.dropout(code) @ (self.scaling * self.shared.V)
-        return super().forward(x) + update.flatten(-2)
+        code, up = self.dropout(code), self.scaling * self.shared.V
+        if self.fast:
+            return LowRankSum.apply(x, self.weight, self.bias, code, up)
+        return super().forward(x) + (code @ up).flatten(-2)
 
     def folded(self) -> dict[str, Tensor]:
         increment = self.shared.U @ self.cores() @ (self.scaling * self.shared.V)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .anatomy import Adapted, Anatomy, Block, Slot
+from .lowrank import LowRankSum
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,16 @@ class Options:
 class LoRALinear(Adapted, nn.Linear):
     """A linear layer with one or more low-rank increments, each on its own rows of the output."""
 
+    fast = True  # where there is one increment, of all rows
+
     def __init__(self, base: nn.Linear, rows: dict[str, slice], options: Options):
         super().__init__(base)
         r = options.rank
         self.rows = rows
         self.scaling = 1.0 if options.alpha is None else options.alpha / r
         self.dropout = nn.Dropout(options.dropout)
+        (first, part), *others = rows.items()
+        self.whole = first if not others and part == slice(0, self.out_features) else None
         self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
         for name, part in rows.items():
             self.lora_A[name] = self.new(
@@ -54,6 +59,10 @@ class LoRALinear(Adapted, nn.Linear):
             self.lora_B[name] = self.new(part.stop - part.start, r, init=nn.init.zeros_)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fast and self.whole:
+            code = F.linear(self.dropout(x), self.lora_A[self.whole])
+            up = self.scaling * self.lora_B[self.whole].t()
+            return LowRankSum.apply(x, self.weight, self.bias, code, up)
         y = super().forward(x)
         x = self.dropout(x)
         for name, part in self.rows.items():

@@ -42,13 +42,7 @@ class Options:
     residual: bool = True
     shift: bool = True
     modules: tuple[Literal["q", "k", "v", "out", "fc1", "fc2", "norm"], ...] = (
-        "q",
-        "k",
-        "v",
-        "out",
-        "fc1",
-        "fc2",
-        "norm",
+        *("q", "k", "v", "out", "fc1", "fc2", "norm"),
     )
     layers: str = "all"  # or first:3, last:3, 0-2,5, none
     outside_blocks: bool = True  # what the authors adapt before, between and after the blocks
@@ -67,7 +61,7 @@ class RLRRLinear(Adapted, nn.Linear):
     weight decay spares what has "bias" or "norm" in its name.
     """
 
-    fast = True  # False: plain autograd, which keeps the rescaled weight for the backward pass
+    fast = True  # else plain autograd, which keeps the rescaled weight for the backward pass
 
     def __init__(self, base: nn.Linear, rows: Tensor | None, groups: int, options: Options):
         super().__init__(base)

@@ -80,6 +80,25 @@ def perturb(model: torch.nn.Module, size: float = 0.05) -> torch.nn.Module:
     return model
 
 
+def perturbed(kind: str, name: str, **options) -> torch.nn.Module:
+    return perturb(adapted(kind, name, options, torch.float64))
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def with_weights(
+    model: torch.nn.Module, kind: str, changed: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """Logits of the plain backbone with the model's head and some other tensors changed."""
+    plain = backbone(kind, torch.float64)
+    head = {k: v for k, v in model.state_dict().items() if k.startswith("head.")}
+    plain.load_state_dict(plain.state_dict() | head | changed, strict=True)
+    return plain(X)
+
+
 def _cases() -> tuple[list, list]:
     supported, refused = [], []
     for name in methods.names():
@@ -96,3 +115,5 @@ def _cases() -> tuple[list, list]:
 
 
 SUPPORTED, REFUSED = _cases()
+
+X = images(dtype=torch.float64)
