@@ -5,7 +5,7 @@ import json
 import math
 import typing
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 from methods.registry import InputError, checked, nearest
@@ -88,8 +88,13 @@ class RunConfig:
 
     @property
     def name(self) -> str:
-        """For people: method, task, backbone, seed."""
-        return f"{self.method} {self.task} seed {self.seed}"
+        """For people: method, task, seed; of a run scored on validation images what it tries."""
+        text = f"{self.method} {self.task} seed {self.seed}"
+        if self.eval_split == "test":
+            return text
+        options = "".join(f" {key} {value}" for key, value in self.options.items())
+        recipe = self.recipe
+        return f"{text} on val: lr {recipe.lr:g} wd {recipe.weight_decay:g}{options}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -133,13 +138,20 @@ def typed(values: dict[str, Any], where: str) -> dict[str, Any]:
 def _changed(config: Any) -> dict[str, Any]:
     """The fields that differ from their defaults, nested recipe included."""
     out = {}
-    for f in fields(config):
-        value = getattr(config, f.name)
+    for name, default in _defaults(type(config)):
+        value = getattr(config, name)
         if isinstance(value, Recipe):
-            value = _changed(value)
-        if f.default_factory is dict or isinstance(value, dict):
-            if value:
-                out[f.name] = value
-        elif value != f.default:
-            out[f.name] = value
+            value = _changed_of(value)
+        if value != ({} if isinstance(value, dict) else default):
+            out[name] = value
     return out
+
+
+@cache
+def _changed_of(recipe: Recipe) -> dict[str, Any]:
+    return _changed(recipe)  # thousands of runs share a few recipes
+
+
+@cache
+def _defaults(cls: type) -> list[tuple[str, Any]]:
+    return [(f.name, f.default) for f in fields(cls)]

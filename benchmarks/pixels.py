@@ -17,8 +17,7 @@ from torch import Tensor
 
 from .config import Recipe
 from .data import Images
-
-ON_CPU = 2**30  # bytes of training images that are held in memory without a GPU
+from .devices import room, upload
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,17 @@ class Pixels:
     size: int = 0  # of the model's input; needed for crops
     interpolation: str = "bicubic"  # rrc only
 
-    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """images: uint8 N x 3 x H x W -> float32, same shape; flips only with a generator."""
-        if self.hflip and generator is not None:
-            flip = torch.rand(len(images), generator=generator) < 0.5
-            flip = flip.to(images.device).view(-1, 1, 1, 1)
-            images = torch.where(flip, images.flip(-1), images)
-        shape = (1, 3, 1, 1)
-        mean = torch.tensor(self.mean, device=images.device).view(shape)
-        std = torch.tensor(self.std, device=images.device).view(shape)
+    def __call__(self, images: Tensor, flips: Tensor | None = None) -> Tensor:
+        """images: uint8 N x 3 x H x W -> float32, same shape; flips: bool N, which to mirror."""
+        if flips is not None:
+            flips = upload(flips, images.device).view(-1, 1, 1, 1)
+            images = torch.where(flips, images.flip(-1), images)
+        mean, std = upload(torch.tensor([self.mean, self.std]), images.device).view(2, 1, 3, 1, 1)
         return images.float().div_(255).sub_(mean).div_(std)
+
+    def flips(self, number: int, generator: torch.Generator) -> Tensor | None:
+        """For a training batch, by lot: which of so many images to mirror. None: none ever."""
+        return torch.rand(number, generator=generator) < 0.5 if self.hflip else None
 
     def cut(
         self, images: Sequence[Tensor], generator: torch.Generator, device: torch.device
@@ -80,18 +80,23 @@ class Feed:
 
     def __init__(self, images: Images | np.ndarray, pixels: Pixels, device: torch.device):
         self.images, self.pixels, self.device = images, pixels, device
-        room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else ON_CPU
-        held = None not in images.shape and math.prod(images.shape) <= room
+        held = None not in images.shape and math.prod(images.shape) <= room(device)
         self.held = to_device(images, device) if held else None
 
     def __call__(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         """batch: numbers of images -> float32 N x 3 x size x size on the device."""
         if self.pixels.crop == "none":
-            x = self.images[batch.numpy()] if self.held is None else None
-            x = self.held[batch.to(self.device)] if x is None else to_device(x, self.device)
+            return self.whole(batch, self.pixels.flips(len(batch), generator))
+        x = self.pixels.cut([self._one(i) for i in batch.tolist()], generator, self.device)
+        return self.pixels(x, self.pixels.flips(len(batch), generator))
+
+    def whole(self, batch: Tensor, flips: Tensor | None) -> Tensor:
+        """The same without crops, the flips given."""
+        if self.held is None:
+            x = to_device(self.images[batch.numpy()], self.device)
         else:
-            x = self.pixels.cut([self._one(i) for i in batch.tolist()], generator, self.device)
-        return self.pixels(x, generator)
+            x = self.held[upload(batch, self.device)]
+        return self.pixels(x, flips)
 
     def _one(self, number: int) -> Tensor:
         if self.held is not None:
@@ -112,8 +117,12 @@ class Mixing:
         if recipe.mixup or recipe.cutmix:
             self.mix = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=0.0, num_classes=classes)
 
+    @property
+    def on(self) -> bool:
+        return bool(self.erase or self.mix)
+
     def start(self, epoch: int) -> None:
-        if self.erase or self.mix:
+        if self.on:
             random.seed(self.seed * 1_000_003 + epoch)
             np.random.seed((self.seed * 1_000_003 + epoch) % 2**32)
 
@@ -180,7 +189,7 @@ def weights(before: int, after: int, filters: str) -> Tensor:
 
 def to_device(images: Images | np.ndarray, device: torch.device) -> Tensor:
     """uint8 N x H x W x 3 on disk -> uint8 N x 3 x H x W on the device."""
-    return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).contiguous()
+    return upload(torch.from_numpy(np.array(images)), device).permute(0, 3, 1, 2).contiguous()
 
 
 def _below(bound: int, generator: torch.Generator) -> int:

@@ -8,11 +8,18 @@
     methods: {linear: {...}}
     tasks: {vtab-1k: {cifar: {...}}}
 
+    grid: {lr: [x0.1, x1, x10], options.scale: [0.1, 1, 10]}   in any section: what `val` searches
+
 Later sections win. Any of them may have its own `source`, which is added to the file's, and
 `train_split: train`, where the source left the validation images out. `hflip: where_safe` follows
 the task table.
+
+A grid is the product of its keys. A value like x0.1 multiplies the recipe's own; keys that belong
+together are one, with lists of values: `"optimizer, weight_decay": [[adamw, 0.01], [sgd, 0]]`. A
+recipe without a grid has that of `ours`.
 """
 
+import itertools
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,13 +64,57 @@ def resolve(
     Raises:
         ConfigError: an unknown recipe, section, task or key, or a value of the wrong type.
     """
-    settings, source = _settings(name, method, backbone, task)
-    overrides = dict(overrides or {})
-    if "epochs" in overrides:
-        warmup = settings.get("warmup_epochs", Recipe.warmup_epochs)
-        share = float(overrides["epochs"]) / settings.get("epochs", Recipe.epochs)
-        overrides = {"warmup_epochs": int(warmup * share), "cooldown_epochs": 0} | overrides
-    settings |= overrides
+    settings, source, _ = _settings(name, method, backbone, task, overrides or {})
+    return _resolved(settings, source, name, method, task)
+
+
+def trials(
+    name: str, method: str, backbone: str, task: Task, overrides: dict[str, Any] | None = None
+) -> list[Resolved]:
+    """The recipe at every point of its grid, in order; a key that is overridden is not searched.
+
+    Raises:
+        ConfigError: as `resolve`; a grid that is not one.
+    """
+    overrides = overrides or {}
+    settings, source, grid = _settings(name, method, backbone, task, overrides)
+    where = f"{FOLDER / name}.yaml ({method}, {task.name}): grid"
+    axes = []
+    for keys, values in grid.items():
+        names = [key.strip() for key in keys.split(",")]
+        points = values if isinstance(values, list) else []
+        points = [value if len(names) > 1 else [value] for value in points]
+        if not points or any(not isinstance(p, list) or len(p) != len(names) for p in points):
+            raise ConfigError(f"{where}: {keys}: found {values!r}, expected a list of values")
+        if not overrides.keys() & set(names):
+            axes.append([dict(zip(names, point, strict=True)) for point in points])
+    found = []
+    for parts in itertools.product(*axes):
+        changed = dict(settings)
+        for key, value in (item for part in parts for item in part.items()):
+            head, _, option = key.partition(".")
+            if option:
+                changed[head] = changed.get(head, {}) | {option: value}
+            else:
+                changed[key] = _scaled(value, changed.get(key), f"{where}: {key}")
+        found.append(_resolved(changed, source, name, method, task))
+    return found
+
+
+def _scaled(value: Any, own: Any, where: str) -> Any:
+    """x0.1 of the recipe's own value; anything else stands for itself."""
+    if not (isinstance(value, str) and value.startswith("x")):
+        return value
+    try:
+        return float(f"{float(value[1:]) * float(own):.6g}")
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where}: found {value!r} of {own!r}, expected a factor") from None
+
+
+def _resolved(
+    settings: dict[str, Any], source: str, name: str, method: str, task: Task
+) -> Resolved:
+    settings = dict(settings)
     options = settings.pop("options", {})
     where = f"{FOLDER / name}.yaml ({method}, {task.name})"
     split = settings.pop("train_split", "trainval")
@@ -96,11 +147,24 @@ def overrides(words: list[str]) -> dict[str, Any]:
     return found
 
 
-def _settings(name: str, method: str, backbone: str, task: Task) -> tuple[dict[str, Any], str]:
+def _settings(
+    name: str, method: str, backbone: str, task: Task, overrides: dict[str, Any]
+) -> tuple[dict[str, Any], str, dict[str, list]]:
+    """All sections that apply, put together, then `overrides`; the source; the grid."""
+    settings, source = _merged(name, method, backbone, task)
+    grid = settings.pop("grid", None) or _merged("ours", method, backbone, task)[0]["grid"]
+    if "epochs" in overrides:
+        warmup = settings.get("warmup_epochs", Recipe.warmup_epochs)
+        share = float(overrides["epochs"]) / settings.get("epochs", Recipe.epochs)
+        overrides = {"warmup_epochs": int(warmup * share), "cooldown_epochs": 0} | overrides
+    return settings | overrides, source, grid
+
+
+def _merged(name: str, method: str, backbone: str, task: Task) -> tuple[dict[str, Any], str]:
     file = read(name)
     settings, source = {}, file.get("source", "")
     if "extends" in file:
-        settings, inherited = _settings(file["extends"], method, backbone, task)
+        settings, inherited = _merged(file["extends"], method, backbone, task)
         source = source or inherited
     layers = [file.get("defaults")]
     layers += [v for k, v in file.get("backbones", {}).items() if backbone.startswith(k)]

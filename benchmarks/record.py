@@ -9,7 +9,9 @@ asked for. The schema is in results/README.md. Nothing here needs torch.
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,10 @@ class Results:
         write_atomically(path, json.dumps(record, indent=1) + "\n")
         return path
 
+    def clean(self) -> None:
+        """Remove what writers left that were killed: drafts too old for one to be at work on."""
+        clean_drafts(self.runs)
+
     def all(self) -> Iterator[tuple[Path, dict[str, Any] | None]]:
         """Every record file with its record, None where it is damaged or of another schema."""
         for path in sorted(self.runs.glob("*.json")):
@@ -62,6 +68,14 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
+
+
+def clean_drafts(folder: Path) -> None:
+    """Remove the drafts (names with a dot before) that nobody has touched for an hour."""
+    for draft in folder.glob(".*-*"):
+        with suppress(OSError):  # its maker was faster
+            if time.time() - draft.stat().st_mtime > 3600:
+                draft.unlink()
 
 
 def failed(config: RunConfig, error: str, **more: Any) -> dict[str, Any]:

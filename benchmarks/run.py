@@ -5,7 +5,6 @@ import json
 import math
 import os
 import platform
-import resource
 import socket
 import subprocess
 import time
@@ -23,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import methods
 from methods.anatomy import Anatomy, set_drop_path, set_dropout
 
-from . import backbones, data, export, tasks, trainer
+from . import backbones, data, devices, export, tasks, trainer
 from .config import RunConfig
 from .record import SCHEMA, failed
 from .resume import Resume
@@ -45,6 +44,7 @@ class Place:
     deltas_mb: float = 64.0  # and larger deltas are not: full fine-tuning's has 340 MB
     resume: Path | None = None  # folder for the state of runs cut short; None: they begin anew
     resume_seconds: float = 180.0  # how often it is saved
+    plain: bool = False  # take no fast path
 
 
 Progress = Callable[[int, int, float], None]
@@ -53,10 +53,11 @@ Progress = Callable[[int, int, float], None]
 def execute(config: RunConfig, place: Place, on_epoch: Progress | None = None) -> dict[str, Any]:
     """Do the run and return its record; whatever goes wrong in it becomes a failed record."""
     began, clock = datetime.now(UTC), time.perf_counter()
-    device = torch.device(place.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = devices.choose(place.device)
     try:
+        devices.check(device)
         results = _fitting(config, place, device, on_epoch)
-    except (Exception, torch.cuda.OutOfMemoryError) as error:
+    except Exception as error:
         message = " ".join(str(error).split()) or type(error).__name__
         results = failed(config, f"{type(error).__name__}: {message}")
     return {
@@ -79,8 +80,8 @@ def _fitting(
     while True:
         try:
             return _run(config, place, device, on_epoch, micro)
-        except torch.cuda.OutOfMemoryError:
-            if micro == 1:
+        except RuntimeError as error:
+            if micro == 1 or not devices.out_of_memory(error):
                 raise
             micro = max(1, (micro or config.recipe.batch_size) // 2)
         torch.cuda.empty_cache()  # here the failed attempt's tensors are gone
@@ -132,6 +133,7 @@ def _run(
         micro_batch,
         on_epoch,
         Resume(saved_state(config, place), place.resume_seconds) if place.resume else None,
+        place.plain,
     )
     if place.deltas:
         export.save_delta(model, config, backbone.fingerprint, place.deltas, place.deltas_mb)
@@ -156,7 +158,7 @@ def _run(
         "seconds_train": round(outcome.seconds_train, 3),
         "seconds_evaluate": round(outcome.seconds_evaluate, 3),
         "images_per_second": round(outcome.images / outcome.seconds_train, 1),
-        "peak_memory_mb": peak_memory_mb(device),
+        "peak_memory_mb": devices.peak_memory_mb(device),
         "gflops_per_image": round(forward_flops(model, backbone.input_size, device) / 1e9, 4),
         "data_fingerprint": f"{train_data.fingerprint}+{held_out.fingerprint}",
         "data_variant": train_data.variant,
@@ -165,7 +167,8 @@ def _run(
         "mean": list(mean),
         "std": list(std),
         "micro_batch": micro_batch or recipe.batch_size,
-        "precision": "bf16" if recipe.amp and device.type == "cuda" else "fp32",
+        "fast_paths": outcome.fast_paths,
+        "precision": "bf16" if devices.in_bf16(recipe.amp, device) else "fp32",
     }
 
 
@@ -232,19 +235,11 @@ def forward_flops(model: nn.Module, size: int, device: torch.device) -> int:
     return counter.get_total_flops()
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """On a GPU what this run allocated at most; on a CPU the process's peak so far (all runs)."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
-
-
 def environment(device: torch.device) -> dict[str, Any]:
     """Where a record comes from: code, versions, device, host, job."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         **_code(),
-        "device": f"{device.type} {name}",
+        "device": devices.name(device),
         "threads": torch.get_num_threads(),
         "host": socket.gethostname(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),

@@ -17,6 +17,8 @@ from methods.adapted import Adapted
 
 from .config import Recipe
 from .data import Split
+from .devices import in_bf16, upload
+from .frozen import cut
 from .pixels import Feed, Mixing, Pixels, to_device
 from .resume import Resume
 
@@ -30,7 +32,7 @@ class Outcome:
     """What a training run gives.
 
     curve: one dict an epoch: epoch, lr, loss, and top1 where it was scored; top1: percent, after
-    the last epoch; seconds by phase; images: training images seen.
+    the last epoch; seconds by phase; images: training images seen; fast_paths: those taken.
     """
 
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -38,6 +40,7 @@ class Outcome:
     seconds_train: float = 0.0
     seconds_evaluate: float = 0.0
     images: int = 0
+    fast_paths: list[str] = field(default_factory=list)
 
 
 def train(
@@ -52,6 +55,7 @@ def train(
     micro_batch: int | None = None,
     on_epoch: Callable[[int, int, float], None] | None = None,
     resume: Resume | None = None,
+    plain: bool = False,
 ) -> Outcome:
     """Train what requires a gradient on `data`, score on `held_out` after the last epoch.
 
@@ -64,22 +68,32 @@ def train(
         micro_batch: images a forward pass; gradients are accumulated to the recipe's batch.
         on_epoch: called with (epochs done, epochs, images per second so far).
         resume: go on from the state saved there, and save it there every few minutes.
+        plain: take none of the fast paths, which give the same numbers but for rounding: features
+            of a frozen first part are kept, methods use their own products, scoring merges.
 
     Raises:
         Diverged: the loss is not finite; says in which epoch and at which learning rate.
     """
     outcome = Outcome()
     generator = torch.Generator().manual_seed(seed)
-    feed = Feed(data.images, pixels, device)
+    feed, forward = Feed(data.images, pixels, device), model
     mixing = Mixing(recipe, getattr(model, "num_classes", 0), seed, device)
-    ema = ModelEmaV3(model, recipe.ema) if recipe.ema else None
     labels = torch.from_numpy(data.labels.copy()).to(device)
-    optimizer = make_optimizer(model, recipe, device)
+    optimizer = make_optimizer(model, recipe)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     epochs = recipe.epochs + recipe.cooldown_epochs
     steps = max(1, len(labels) // recipe.batch_size)
     if not recipe.drop_last:
         steps = math.ceil(len(labels) / recipe.batch_size)
+    products = [module for module in model.modules() if getattr(module, "fast", None) is not None]
+    for module in products:
+        module.fast = not plain
+    ema = ModelEmaV3(model, recipe.ema) if recipe.ema else None
+    frozen, scored = None, model
+    if not (plain or mixing.on or pixels.crop != "none"):
+        frozen = cut(model, feed, micro_batch or recipe.batch_size, autocast(recipe, device))
+    if frozen:
+        feed, forward = frozen, frozen.rest
 
     both = nn.ModuleList([model, ema.module]) if ema else model
     state = (both, optimizer, generator, outcome, micro_batch)
@@ -93,11 +107,11 @@ def train(
             rate = learning_rate(recipe, epoch, step / steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            x, y = mixing(feed(batch, generator), labels[batch.to(device)])
+            x, y = mixing(feed(batch, generator), labels[upload(batch, device)])
             micro = micro_batch or len(x)
             for part, target in zip(x.split(micro), y.split(micro), strict=True):
                 with autocast(recipe, device):
-                    logits = model(part)
+                    logits = forward(part)
                 loss = F.cross_entropy(
                     logits.float(), target, label_smoothing=recipe.label_smoothing
                 )
@@ -121,8 +135,9 @@ def train(
         if last or (eval_every and (epoch + 1) % eval_every == 0):
             start = time.perf_counter()
             scored = ema.module if ema else model
+            scored = scored if plain else for_scoring(scored)
             part = micro_batch or 256  # what has no room to train a batch has none to score it
-            outcome.top1 = accuracy(for_scoring(scored), held_out, recipe, pixels, device, part)
+            outcome.top1 = accuracy(scored, held_out, recipe, pixels, device, part)
             outcome.curve[-1]["top1"] = outcome.top1
             outcome.seconds_evaluate += time.perf_counter() - start
         if resume and not last:
@@ -131,6 +146,13 @@ def train(
             on_epoch(epoch + 1, epochs, outcome.images / max(outcome.seconds_train, 1e-9))
     if ema:  # what was scored is what is kept
         model.load_state_dict(ema.module.state_dict())
+    if not plain:
+        taken = {
+            "frozen features": frozen,
+            "own products": products,
+            "merged scoring": not hasattr(scored, "peft"),
+        }
+        outcome.fast_paths = [name for name, used in taken.items() if used]
     return outcome
 
 
@@ -148,7 +170,7 @@ def accuracy(
     correct = torch.zeros((), dtype=torch.long, device=device)
     for start in range(0, len(split.labels), batch_size):
         x = pixels(to_device(split.images[start : start + batch_size], device))
-        y = torch.from_numpy(split.labels[start : start + batch_size].copy()).to(device)
+        y = upload(torch.from_numpy(split.labels[start : start + batch_size].copy()), device)
         with autocast(recipe, device):
             correct += (model(x).argmax(dim=1) == y).sum()
     return 100.0 * correct.item() / len(split.labels)
@@ -166,7 +188,7 @@ def for_scoring(model: nn.Module) -> nn.Module:
 
 def autocast(recipe: Recipe, device: torch.device):
     """bf16 where the recipe allows and the device computes in it, else plain float32."""
-    if recipe.amp and device.type == "cuda" and torch.cuda.is_bf16_supported():
+    if in_bf16(recipe.amp, device):
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
 
@@ -199,7 +221,7 @@ def _cosine(recipe: Recipe, part: float) -> float:
     return recipe.min_lr + 0.5 * (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * part))
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW or SGD over what requires a gradient, in a decayed and a spared group."""
     decayed, spared = [], []
     for name, parameter in model.named_parameters():
@@ -211,8 +233,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> to
     ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
-    return torch.optim.AdamW(groups, lr=recipe.lr, fused=device.type == "cuda")
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
 
 
 def is_spared(name: str, parameter: Tensor, recipe: Recipe) -> bool:

@@ -1,8 +1,12 @@
 """What several test folders need: small data sets in the real layout, a small run config."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # float32 and equal bits on a machine with a GPU too
+
 import torch
 from samples import SMALL, write_task
 

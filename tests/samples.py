@@ -9,8 +9,19 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import tasks
-from benchmarks.data import FILES
+from benchmarks.data import FILES, Listing, read_list
 
+NORMS = '''"""Only the norms of the blocks are trained."""
+
+
+def attach(anatomy, options):
+    for block in anatomy.blocks:
+        block.norm1.module.requires_grad_(True)
+
+
+def count(anatomy, options):
+    return sum(2 * block.width for block in anatomy.blocks)
+'''  # a method of one's own, for --plugin
 SMALL = {"train": 12, "val": 4, "trainval": 16, "test": 10}
 
 
@@ -150,3 +161,15 @@ def write_cifar(root: Path, task: tasks.Task) -> tasks.Task:
     train = task.sizes["trainval"] * 9 // 10
     sizes = task.sizes | {"train": train, "val": task.sizes["trainval"] - train}
     return dataclasses.replace(task, sizes=sizes)
+
+
+def read(root: Path, split: str = "trainval") -> Listing:
+    """The list of the demo's `digits` as `write_task` makes it."""
+    return read_list(root, tasks.get("demo", "digits"), split, smoke=True)
+
+
+def edit(root: Path, change) -> Path:
+    """Apply `change` to the lines of the trainval list; returns the list file."""
+    file = root / "demo" / "digits" / "train800val200.txt"
+    file.write_bytes(change(file.read_text().splitlines()))
+    return file

@@ -176,7 +176,7 @@ def test_trace(name, task):
     model = timm.create_model("vit_demo_patch8_32.shapes", num_classes=3)
     methods.apply(name, model)
     decayed, spared = set(), set()
-    groups = make_optimizer(model, recipe, torch.device("cpu")).param_groups
+    groups = make_optimizer(model, recipe).param_groups
     names = {id(p): n for n, p in model.named_parameters()}
     for group in groups:
         chosen = decayed if group["weight_decay"] else spared

@@ -15,7 +15,7 @@ class Stopped(BaseException):
     """What a signal does to a run."""
 
 
-@pytest.mark.parametrize("method", ["full", "rlrr", "lora"])
+@pytest.mark.parametrize("method", ["full", "rlrr", "lora", "linear"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_resumed_run_ends_with_the_same_bits(
     method, optimizer, small_data, small_config, tmp_path

@@ -94,7 +94,7 @@ def test_cosine_by_step_after_the_warm_up():
 
 
 def decayed_names(recipe: Recipe, model: nn.Module) -> set[str]:
-    optimizer = make_optimizer(model, recipe, CPU)
+    optimizer = make_optimizer(model, recipe)
     decayed = {id(p) for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
     return {name for name, p in model.named_parameters() if id(p) in decayed}
 
@@ -205,10 +205,11 @@ def test_flips_mirror_about_half_of_the_images_and_only_in_training():
     images = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4).repeat(200, 1, 1, 1)
     plain = Pixels((0.0,) * 3, (1.0,) * 3)
     pixels = dataclasses.replace(plain, hflip=True)
-    seen = pixels(images, torch.Generator().manual_seed(0))
+    seen = pixels(images, pixels.flips(len(images), torch.Generator().manual_seed(0)))
     straight = plain(images)
     flipped = (seen == straight.flip(-1)).flatten(1).all(1)
     kept = (seen == straight).flatten(1).all(1)
     assert bool((flipped ^ kept).all()) and 150 < int(flipped.sum()) < 250
     assert torch.equal(pixels(images), straight)
+    assert plain.flips(len(images), torch.Generator()) is None
     assert straight.max() == images.max().item() / 255

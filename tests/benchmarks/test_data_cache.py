@@ -1,0 +1,142 @@
+"""The pixel cache: decoded once, shared by all, built again when the data changes."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from samples import SMALL, edit, read, write_benchmarks, write_task
+
+from benchmarks import data, tasks
+from benchmarks.data import DataError
+
+TASK = tasks.get("demo", "digits")
+
+
+def settled(root: Path) -> None:
+    """Make the files old enough for their times to be trusted."""
+    for path in root.rglob("images/*/*"):
+        os.utime(path, ns=(1, path.stat().st_ino))
+
+
+def rows_on_disk(root: Path) -> int:
+    """How many decoded images the cache holds, of all views."""
+    from benchmarks.data import upkeep
+
+    return sum(view.images for view in upkeep.usage(root / ".cache"))
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["settled files", "files just written"])
+def test_the_cache_is_used_and_follows_the_data(small_data, old, monkeypatch):
+    if old:
+        settled(small_data)
+    first = data.load(small_data, TASK, "trainval", 32, smoke=True)
+    told = []
+    again = data.load(
+        small_data, TASK, "trainval", 32, smoke=True, progress=lambda *n: told.append(n)
+    )
+    assert told == ([] if old else [(16, 16)])  # new files are read again, but not decoded
+    assert rows_on_disk(small_data) == 16
+    assert (again.fingerprint, again.variant) == (first.fingerprint, first.variant)
+    assert np.array_equal(again.images, first.images)
+    assert data.load(small_data, TASK, "trainval", 16, smoke=True).images.shape[1] == 16
+    image = read(small_data).paths[0]
+    Image.new("RGB", (32, 32), "red").save(image)
+    changed = data.load(small_data, TASK, "trainval", 32, smoke=True)
+    assert changed.fingerprint != first.fingerprint
+    assert (changed.images[0] == [255, 0, 0]).all()
+    assert np.array_equal(changed.images[1:], first.images[1:])
+    edit(small_data, lambda lines: "\n".join(reversed(lines)).encode())
+    turned = data.load(small_data, TASK, "trainval", 32, smoke=True)
+    assert np.array_equal(turned.images, np.asarray(changed.images)[::-1])
+    assert turned.labels.tolist() == changed.labels.tolist()[::-1]
+    assert turned.fingerprint != changed.fingerprint
+
+
+def test_images_are_indexed_like_an_array(small_data):
+    edit(small_data, lambda lines: "\n".join(lines[:5] + lines[3:] + lines[:2]).encode())
+    images = data.load(small_data, TASK, "trainval", 32, smoke=True).images
+    whole = np.asarray(images)
+    assert len(images) == len(whole) == 20 and rows_on_disk(small_data) == 16
+    for index in (0, -1, slice(2, 9), slice(None), np.array([19, 0, 3, 3]), [4], slice(0, 0)):
+        assert np.array_equal(images[index], whole[index])
+    with pytest.raises(ValueError, match="read-only"):
+        images[0][0] = 0
+
+
+@pytest.mark.parametrize("file", ["pixels.bin", "index.npz", "digits"])
+def test_a_damaged_cache_is_built_again(small_data, file):
+    settled(small_data)
+    images = np.array(data.load(small_data, TASK, "trainval", 32, smoke=True).images)
+    (path,) = (small_data / ".cache").rglob(f"*{file}*")
+    os.truncate(path, path.stat().st_size // 2)
+    again = data.load(small_data, TASK, "trainval", 32, smoke=True)
+    assert np.array_equal(again.images, images)
+    path.write_bytes(b"x" * 500)
+    again = data.load(small_data, TASK, "trainval", 32, smoke=True)
+    assert np.array_equal(again.images, images)
+
+
+def test_tasks_and_splits_with_the_same_images_store_them_once(tmp_path):
+    """CLEVR, dSprites and SmallNORB come in pairs; train800val200 repeats train800 and val200."""
+    write_benchmarks(tmp_path)
+    vtab = tasks.benchmarks()["vtab-1k"]
+    for pair in (("clevr_count", "clevr_dist"), ("dsprites_ori", "dsprites_loc")):
+        before = rows_on_disk(tmp_path)
+        one, other = (
+            [data.load(tmp_path, vtab[name], split, 16, smoke=True) for split in SMALL]
+            for name in pair
+        )
+        distinct = sum(len(split.labels) for split in one) - len(one[2].labels)
+        assert rows_on_disk(tmp_path) - before == distinct
+        for a, b in zip(one, other, strict=True):
+            assert np.array_equal(a.images, b.images)
+    assert one[3].labels.tolist() != [0] * len(one[3].labels)
+
+
+def test_an_unwritable_cache_is_one_line(small_data, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(DataError, match="the cache cannot be read or written"):
+        data.load(small_data, TASK, "trainval", 32, cache=blocked, smoke=True)
+
+
+BUILD = """
+import sys, numpy
+from pathlib import Path
+from benchmarks import data, tasks
+split = data.load(Path(sys.argv[1]), tasks.get("demo", "digits"), "trainval", 96, smoke=True)
+print(int(numpy.asarray(split.images).astype(numpy.int64).sum()))
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_two_processes_build_one_cache_and_one_is_killed(tmp_path, victim):
+    write_task(tmp_path, "demo", "digits", {"trainval": 300})
+    command = [sys.executable, "-c", BUILD, str(tmp_path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    home = tmp_path / ".cache" / "v2-squash-96-bicubic"
+    give_up = time.monotonic() + 60
+    while not list(home.glob(".building-*/pixels.bin")) and not list(home.glob("*/pixels.bin")):
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
+    both[victim].kill()
+    told, _ = both[1 - victim].communicate(timeout=60)
+    both[victim].communicate()
+    fresh = data.load(tmp_path, TASK, "trainval", 96, cache=tmp_path / "other", smoke=True)
+    assert int(told) == int(np.asarray(fresh.images).astype(np.int64).sum())
+    assert len(list(home.glob("*/pixels.bin"))) == 1 and not list(home.glob(".building-*"))
+
+
+@pytest.mark.parametrize("keep", [0, 40, 200])
+def test_a_truncated_image_is_named_and_leaves_no_cache(small_data, keep):
+    image = read(small_data).paths[7]
+    image.write_bytes(image.read_bytes()[:keep])
+    with pytest.raises(DataError, match=r"200.txt:8: .*000007.png: cannot be decoded"):
+        data.load(small_data, TASK, "trainval", 32, smoke=True)
+    left = [p.name for p in (small_data / ".cache").rglob("*") if p.is_file()]
+    assert left == [".lock"]
