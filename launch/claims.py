@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import clean_drafts
+
 from . import squeue
 
 BEAT = 30  # seconds between two renewals of a claim
@@ -92,12 +94,7 @@ class Claims:
             # not by unlinking what looks dead: by then it may be somebody's new one
             if not self._alive(path, _read(path)) and self.take(run_id):
                 self.release(run_id)
-        for draft in self.folder.glob(".claim-*"):
-            try:
-                if time.time() - draft.stat().st_mtime > 60:
-                    draft.unlink(missing_ok=True)
-            except OSError:
-                pass  # its maker was faster
+        clean_drafts(self.folder)
 
     def _of(self, run_id: str) -> dict[Path, dict[str, Any] | None]:
         """All claims of a run, dead and damaged ones too."""

@@ -5,12 +5,14 @@ A place to run takes configs and reports `Event`s; it knows nothing of tables.
 
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,11 @@ class Event:
 
 
 Report = Callable[[Event], None]
+More = Callable[[RunConfig], list[RunConfig]]  # runs that are known when this one has ended
+
+
+def nothing(config: RunConfig) -> list[RunConfig]:
+    return []
 
 
 class BadInput(ConfigError):
@@ -97,8 +104,11 @@ class Local:
             if kind == "prepared":
                 report(Event("prepared", config, worker))
 
-    def run(self, configs: list[RunConfig], report: Report) -> None:
-        """Do the runs; each leaves a record. A run whose worker dies is recorded as failed."""
+    def run(self, configs: list[RunConfig], report: Report, more: More = nothing) -> None:
+        """Do the runs, and those that follow from them (`more`); each leaves a record.
+
+        A run whose worker dies is recorded as failed.
+        """
         waiting = deque(configs)
         for kind, worker, config, details in self._loop("run", waiting):
             if kind == "taken":  # another sweep does it: look again later
@@ -110,6 +120,8 @@ class Local:
                     self.claims.release(config.run_id)
                 report(Event("failed", config, worker, record))
             else:
+                if kind in ("done", "failed"):
+                    waiting.extend(more(config))
                 report(Event(kind, config, worker, details))
 
     def _loop(
@@ -144,10 +156,16 @@ class Local:
                 if said == "ready":
                     worker.ready = True
                     continue
+                if not worker.ready:
+                    raise BadInput(details)
                 config = worker.config
                 if said != "epoch":
                     worker.config = None
                     busy.pop(worker.number, None)
+                if said == "broken":  # its run failed, and took the process's GPU along
+                    worker.process.join()
+                    self._start(worker.number)
+                    said = "failed"
                 yield said, worker.number, config, details
 
     def _start(self, number: int) -> None:
@@ -176,7 +194,9 @@ def default_workers() -> int:
 def visible_gpus() -> list[str]:
     """The GPUs of this machine as CUDA_VISIBLE_DEVICES names them, without loading CUDA."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
+        names = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+        # CUDA too takes none from the first name on that is none, such as -1
+        return list(takewhile(lambda name: re.match(r"\d+$|GPU-|MIG-", name.strip()), names))
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout

@@ -2,17 +2,19 @@
 
 import os
 import re
+import typing
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.config import RunConfig
 from benchmarks.record import Results
+from paper_tables import select
 from paper_tables.specs import Cell
 
-State = Literal["done", "running", "queued", "failed", "missing", "unbuilt"]
-STATES: tuple[State, ...] = ("done", "running", "queued", "failed", "missing", "unbuilt")
+State = Literal["done", "running", "queued", "failed", "missing", "waiting", "unbuilt"]
+STATES: tuple[State, ...] = typing.get_args(State)
 
 # A record as it is written. Thousands are looked at for a plan, so only this much of each is read;
 # where it does not fit, the record is parsed.
@@ -30,13 +32,46 @@ class Seen:
 
 
 def unique(cells: Iterable[Cell]) -> dict[str, RunConfig]:
-    """The runs behind the cells by id; cells that mean the same run share it.
+    """The runs behind the cells by id, trials included; cells that mean the same run share it.
 
     In an order that lets a worker keep what it has loaded: by backbone, task, then as in the table.
     """
-    configs = {cell.config.run_id: cell.config for cell in cells if cell.config}
+    configs = {config.run_id: config for cell in cells for config in cell.runs}
     order = sorted(configs.items(), key=lambda item: (item[1].backbone, item[1].task))
     return dict(order)
+
+
+class Second:
+    """The runs that follow when a cell's trials are done (protocol `val`)."""
+
+    def __init__(self, cells: Iterable[Cell], todo: Iterable[RunConfig], results: Results):
+        self.results, todo = results, {config.run_id for config in todo}
+        self.groups: dict[tuple[str, ...], list[Cell]] = {}
+        for cell in cells:
+            if cell.trials and not cell.config:
+                ids = tuple(trial.run_id for trial in cell.trials)
+                self.groups.setdefault(ids, []).append(cell)
+        self.left = {ids: todo.intersection(ids) for ids in self.groups}
+        self.spared = 0  # runs that turned out to have a record
+
+    def likely(self) -> list[RunConfig]:
+        """A run like each of those to come: what to check, to load, and to expect."""
+        cells = [cell for own in self.groups.values() for cell in own]
+        found = (replace(c, config=c.final(c.trials[0]), trials=()) for c in cells)
+        return list(unique(found).values())
+
+    def after(self, trial: RunConfig) -> list[RunConfig]:
+        """The runs without a record that are known now that this one has ended."""
+        ready = []
+        for ids, left in self.left.items():
+            if trial.run_id in left:
+                left.discard(trial.run_id)
+                ready += [] if left else self.groups[ids]
+        decided = [cell for cell in select.decide(ready, self.results.read) if cell.config]
+        found = unique(replace(cell, trials=()) for cell in decided)
+        new = [config for run_id, config in found.items() if not self.results.read(run_id)]
+        self.spared += len(found) - len(new)
+        return new
 
 
 def survey(ids: Collection[str], results: Results) -> dict[str, Seen]:
@@ -90,9 +125,19 @@ def states(
 
 
 def by_row(cells: Iterable[Cell], found: dict[str, State]) -> dict[str, Counter]:
-    """Counts of states by row label; a cell whose method is not built counts as "unbuilt"."""
+    """Counts of states by row label: of cells and of their trials, each of these once.
+
+    A cell whose trials are not done is "waiting", one whose method is not built "unbuilt".
+    """
     rows: dict[str, Counter] = {}
+    tried = set()
     for cell in cells:
-        state = found[cell.config.run_id] if cell.config else "unbuilt"
-        rows.setdefault(cell.row.label, Counter())[state] += 1
+        counts = rows.setdefault(cell.row.label, Counter())
+        if cell.config:
+            counts[found[cell.config.run_id]] += 1
+        else:
+            counts["waiting" if cell.trials else "unbuilt"] += 1
+        new = {(cell.row.key, trial.run_id) for trial in cell.trials} - tried
+        counts.update(found[run_id] for _, run_id in new)
+        tried |= new
     return rows

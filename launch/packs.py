@@ -6,6 +6,7 @@
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import statistics
 import sys
@@ -147,12 +148,18 @@ class Pack:
         import torch
 
         import methods
-        from benchmarks import run
+        from benchmarks import devices, run
 
         torch.set_num_threads(threads)
+        devices.keep_freed_memory()
         for plugin in self.plugins:
             methods.add_plugin(plugin)
-        where, store, claims = run.Place(**self.place), Results(self.results), Claims(self.results)
+        place = dict(self.place)
+        if visible_gpus() and shutil.which("nvidia-smi"):  # never the CPU because a GPU is broken
+            place.setdefault("device", "cuda")
+        where, store, claims = run.Place(**place), Results(self.results), Claims(self.results)
+        device = devices.choose(where.device)
+        devices.check(device)
         job = squeue.myself()
         log = {"log": f"{self.logs}/{job['id']}_0_log.out"} if job else {}
         left = self.left()
@@ -168,6 +175,8 @@ class Pack:
                 result = record["error"] or f"{record['seconds_total']:.0f} s"
                 print(f"{time.strftime('%T')} {said} {config.run_id} {config.name}: {result}")
                 sys.stdout.flush()
+                if said == "failed":
+                    devices.check(device)  # else all that is left would fail at once
             waiting = taken
         for config in waiting:
             print(f"{config.run_id} {config.name}: left to the process that has it")

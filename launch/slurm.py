@@ -22,7 +22,7 @@ from benchmarks.record import Results
 
 from . import jobs, packs, snapshot, squeue
 from .claims import Claims, filesystem_time
-from .cluster import Event, Report, environment
+from .cluster import Event, More, Report, environment, nothing
 from .grid import survey
 from .packs import Estimate, Pack
 from .settings import Settings
@@ -93,6 +93,11 @@ class Slurm:
             taken = queue.runs.keys() | self.claims.holders().keys()
             taken |= {k for k, s in seen.items() if s.status == "done" or s.written >= began}
             todo = [config for config in todo if config.run_id not in taken]
+            noted = {run_id for note in queue.notes for pack in note.packs for run_id in pack}
+            if noted & {config.run_id for config in todo}:  # not lost, perhaps being requeued
+                time.sleep(1)
+                again = jobs.look(self.folder, fresh=0).runs.keys() | self.claims.holders().keys()
+                todo = [config for config in todo if config.run_id not in again]
             if not todo:
                 return 0
             code = snapshot.take(self.folder, self.plugins)
@@ -117,15 +122,19 @@ class Slurm:
             if note.cut_short:
                 self._take_back(note)
             elif note.job is not None and not squeue.tasks([note.name])[note.name]:
-                note.ended = True
-                note.write()
+                time.sleep(0.5)  # a job that is being requeued may be in no list for a moment
+                if squeue.tasks([note.name], fresh=0) == {note.name: {}}:
+                    note.ended = True
+                    note.write()
         return jobs.look(self.folder)
 
     def wait(
         self, todo: Sequence[RunConfig], estimate: Estimate, began: float, report: Report,
-        say: Callable[[str], None],
+        say: Callable[[str], None], more: More = nothing,
     ) -> list[str]:  # fmt: skip
         """Report the runs as their records appear; resubmit those whose jobs ended without one.
+
+        Runs that follow from them (`more`) are submitted as they become known.
 
         Returns:
             A line for every run that was given up.
@@ -135,10 +144,15 @@ class Slurm:
         suspects: set[str] = set()
         given_up = []
         while left:
+            following: list[RunConfig] = []
             for run_id, seen in survey(left, self.results).items():
                 if seen.status == "done" or seen.written >= began:
-                    record = self.results.read(run_id)
-                    report(Event(record["status"], left.pop(run_id), -1, record))
+                    record, config = self.results.read(run_id), left.pop(run_id)
+                    following += more(config)
+                    report(Event(record["status"], config, -1, record))
+            if following:
+                left |= {config.run_id: config for config in following}
+                self.submit(following, estimate, began)
             queue = jobs.look(self.folder, self.settings.poll_seconds / 2)
             say(queue.waiting() if queue.answers else "SLURM does not answer")
             if left and self._cancelled() - self.cancelled:
@@ -287,53 +301,3 @@ class Slurm:
             yield
         finally:
             lock.release("submission")
-
-
-def cancel(results: Path, table: str) -> tuple[int, int]:
-    """Cancel the waiting and running jobs that commands for this table submitted: jobs, arrays."""
-    queue = jobs.look(results, fresh=0)
-    if not queue.answers:
-        raise SlurmError("SLURM does not answer (squeue): try again")
-    count = arrays = 0
-    for note in queue.notes:
-        found = squeue.tasks([note.name])[note.name]
-        if note.table != table or not found:
-            continue
-        note.cancelled = True  # first, so that a waiting command does not submit it again
-        note.write()
-        if not squeue.cancel({number.partition("_")[0] for number in found}):
-            raise SlurmError("SLURM does not answer (scancel): try again")
-        count, arrays = count + len(found), arrays + 1
-    return count, arrays
-
-
-def clean_logs(results: Path) -> int:
-    """Remove the logs of ended packs whose runs are all done; how many files went."""
-    removed = 0
-    for note in jobs.read_all(results):
-        if not note.ended:
-            continue
-        done = {
-            run_id
-            for run_id, seen in survey([i for pack in note.packs for i in pack], Results(results))
-            .items()
-            if seen.status == "done"
-        }  # fmt: skip
-        whole = done.issuperset(i for pack in note.packs for i in pack)
-        for index, pack in enumerate(note.packs):
-            if done.issuperset(pack):
-                prefix = note.log(index).name.removesuffix("_0_log.out")
-                for file in note.log(index).parent.glob(f"{prefix}_*"):
-                    file.unlink()
-                    removed += 1
-        if whole:
-            note.path.unlink()
-            for file in note.log(0).parent.glob("*"):
-                if file.name.startswith((f"{note.job}_", f".submission_{note.job}")):
-                    file.unlink()
-                    removed += 1
-            if note.log(0).parent.is_dir() and not any(note.log(0).parent.glob("*_log.out")):
-                for file in note.log(0).parent.iterdir():
-                    file.unlink()
-                note.log(0).parent.rmdir()
-    return removed

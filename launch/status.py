@@ -12,6 +12,7 @@ from rich.console import Console
 
 from benchmarks.config import RunConfig
 from benchmarks.record import Results
+from paper_tables import select
 from paper_tables.specs import Cell
 
 from . import jobs, packs, view
@@ -36,6 +37,7 @@ class Grid:
 
     @classmethod
     def read(cls, folder: Path, cells: list[Cell]) -> "Grid":
+        cells = select.decide(cells, Results(folder).read)
         configs = unique(cells)
         seen = survey(configs, Results(folder))
         queue, running = jobs.look(folder), Claims(folder).holders()

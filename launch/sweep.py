@@ -19,13 +19,13 @@ from rich.console import Console  # noqa: E402
 
 import methods  # noqa: E402
 from benchmarks import data, recipes, tasks  # noqa: E402
-from benchmarks.config import ConfigError  # noqa: E402
+from benchmarks.config import ConfigError, RunConfig  # noqa: E402
 from benchmarks.record import Results  # noqa: E402
-from launch import packs, slurm, status, view  # noqa: E402
+from launch import packs, slurm, status, upkeep, view  # noqa: E402
 from launch import settings as cluster_settings  # noqa: E402
 from launch.claims import Claims, filesystem_time  # noqa: E402
-from launch.cluster import Local, default_workers  # noqa: E402
-from launch.grid import survey, unique  # noqa: E402
+from launch.cluster import Local, More, default_workers  # noqa: E402
+from launch.grid import Second, survey  # noqa: E402
 from methods.registry import InputError, nearest  # noqa: E402
 from paper_tables import specs  # noqa: E402
 
@@ -56,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--results", type=Path, metavar="DIR", help="default results/<profile>")
     p.add_argument("--out", type=Path, metavar="DIR", help="default paper_tables/out/<profile>")
     p.add_argument("--workers", type=int, metavar="N", help="default: one a GPU, or the cores")
+    p.add_argument(
+        "--plain", action="store_true", help="take no fast path: the same numbers but for rounding"
+    )
     p.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="a method")
     p.add_argument(
         "--save-deltas",
@@ -112,16 +115,15 @@ def sweep(arguments: argparse.Namespace, console: Console) -> int:
     profile = specs.profile(arguments.profile)
     names = table_names(arguments.table)
     cells = [cell for name in names for cell in plan(name, profile, arguments)]
-    configs = unique(cells)
     folder = arguments.results or ROOT / "results" / profile.name
     cluster, settings = slurm.choose(arguments.cluster), cluster_settings.load(arguments)
     if arguments.cancel:
-        count, arrays = slurm.cancel(folder, arguments.table)
+        count, arrays = upkeep.cancel(folder, arguments.table)
         console.print(f"cancelled {count} jobs of {arrays} arrays for table {arguments.table}")
         return 0
     if arguments.clean_logs:
         slurm.Slurm(folder, settings, {}, [], arguments.table, console).tidy()
-        console.print(f"removed {slurm.clean_logs(folder)} files of packs that are done")
+        console.print(f"removed {upkeep.clean_logs(folder)} files of packs that are done")
         return 0
     if arguments.watch:
         status.watch(folder, cells, settings, console)
@@ -131,62 +133,92 @@ def sweep(arguments: argparse.Namespace, console: Console) -> int:
         status.show(grid, settings, console)
         return 0
     todo = grid.of("missing", "running", "queued", *["failed"] * arguments.retry_failed)
+    second = Second(grid.cells, todo, Results(folder))
     if arguments.dry_run:
         new = [config for config in todo if grid.found[config.run_id] != "queued"]
-        view.print_plan(cells, new, grid.found, console)
-        ready = len(grid.of("done"))
+        view.print_plan(grid.cells, new, grid.found, console)
+        ready, likely = len(grid.of("done")), second.likely()
         queued = f" {len(todo) - len(new)} queued," if len(todo) > len(new) else ""
+        follow = f", {len(likely)} to follow" if likely else ""
+        runs = len(grid.configs) + len(likely)
         console.print(
-            f"\n{len(cells)} cells, {len(configs)} runs; {ready} done,{queued} {len(new)} to do"
+            f"\n{len(cells)} cells, {runs} runs; {ready} done,{queued} {len(new)} to do{follow}"
         )
         at_once = arguments.workers or default_workers()
-        for line in status.forecast(grid, new, settings, cluster, at_once):
+        for line in status.forecast(grid, [*new, *likely], settings, cluster, at_once):
             console.print(line, highlight=False)
         return 0
 
     Claims(folder).clean()
+    Results(folder).clean()
+    # now, not when the runs are done: the code may be edited while this command waits for them
+    from paper_tables import build, figures, views  # noqa: F401
+
     if not todo:
-        console.print(f"nothing to run: {len(configs)} of {len(configs)} runs have a record")
+        runs = len(grid.configs)
+        console.print(f"nothing to run: {runs} of {runs} runs have a record")
+        if waiting := len(second.likely()):
+            text = f"{waiting} more wait for trials that failed: --status names them"
+            console.print(f"{text}, --retry-failed tries them again", style="yellow")
         return report(names, profile, folder, arguments, console)
-    failures = run(todo, grid, profile, arguments, settings, console)
+    failures = run(todo, second, grid, profile, arguments, settings, console)
     if failures is None:  # submitted, and not waited for
         return 0
     return report(names, profile, folder, arguments, console) or (1 if failures else 0)
 
 
-def run(todo, grid, profile, arguments, settings, console) -> int | None:
+def run(todo, second, grid, profile, arguments, settings, console) -> int | None:
     """Check the data, prepare it, do the runs; returns how many failed, None if not waited for."""
-    folder, configs = grid.folder, grid.configs
+    folder = grid.folder
     cluster = slurm.choose(arguments.cluster)
     where = data_folder(profile, arguments)
+    expected = [*todo, *second.likely()]
     for benchmark, task, split in sorted(
-        {(c.benchmark, c.task, s) for c in todo for s in (c.train_split, c.eval_split)}
+        {(c.benchmark, c.task, s) for c in expected for s in (c.train_split, c.eval_split)}
     ):
         listing = data.read_list(where, tasks.get(benchmark, task), split, arguments.smoke)
         data.check_files(listing)
     place = {"data": where, "weights": arguments.weights, "cache": arguments.cache}
     place |= {"deltas": folder / "deltas", "deltas_mb": DELTAS_MB[arguments.save_deltas]}
+    place |= {"plain": arguments.plain}
     if cluster == "slurm":
-        return on_slurm(todo, grid, place, arguments, settings, console)
+        return on_slurm(todo, second, grid, place, arguments, settings, console)
     if cluster == "debug":
         place = {key: value for key, value in place.items() if value is not None}
-        packs.Pack(tuple(todo), place, folder, arguments.plugin).work(0, 1, os.cpu_count() or 1)
-        seen = survey(configs, Results(folder))
-        return sum(
-            seen[config.run_id].status == "failed" for config in todo if config.run_id in seen
-        )
+        failures = 0
+        while todo:
+            packs.Pack(tuple(todo), place, folder, arguments.plugin).work(0, 1, os.cpu_count() or 1)
+            seen = survey([config.run_id for config in todo], Results(folder)).values()
+            failures += sum(record.status == "failed" for record in seen)
+            todo = [config for trial in todo for config in second.after(trial)]
+        return failures
     with Local(folder, place, arguments.plugin, arguments.workers) as local:
-        first = {(c.backbone, c.task, c.train_split, c.eval_split): c for c in reversed(todo)}
+        first = {(c.backbone, c.task, c.train_split, c.eval_split): c for c in reversed(expected)}
         with view.SweepView(len(first), "preparing", console) as shown:
             local.prepare(list(reversed(first.values())), shown.report)
-        done = len(configs) - len(todo)
-        console.print(f"{len(todo)} runs to do, {done} done before, {local.count} at a time")
-        with view.SweepView(len(todo), "runs", console) as shown:
-            local.run(todo, shown.report)
+        done = len(grid.configs) - len(todo)
+        follow = f", {len(expected) - len(todo)} to follow" if len(expected) > len(todo) else ""
+        console.print(
+            f"{len(todo)} runs to do{follow}, {done} done before, {local.count} at a time"
+        )
+        with view.SweepView(len(expected), "runs", console) as shown:
+            local.run(todo, shown.report, following(second, shown))
         return shown.failed
 
 
-def on_slurm(todo, grid, place, arguments, settings, console) -> int | None:
+def following(second: Second, shown: view.SweepView) -> More:
+    """What follows from a run, with the view's total kept true."""
+    total = shown.total
+
+    def more(config: RunConfig) -> list[RunConfig]:
+        found = second.after(config)
+        shown.total = total - second.spared
+        return found
+
+    return more
+
+
+def on_slurm(todo, second, grid, place, arguments, settings, console) -> int | None:
     """Submit what is neither queued nor running, and see the runs through, whoever does them."""
     weights = arguments.weights
     if weights not in (None, "hub", "random") and not Path(weights).exists():
@@ -204,14 +236,18 @@ def on_slurm(todo, grid, place, arguments, settings, console) -> int | None:
         f"{len(todo) - sent} queued or running already",
         highlight=False,
     )
+    likely = len(second.likely())
     if not arguments.wait:
         console.print(
             "not waiting: --status tells, and the same command goes on and builds the table"
         )
+        if likely:
+            console.print(f"it also submits the {likely} runs that follow from the trials")
         return None
     try:
-        with view.SweepView(len(todo), "runs", console) as shown:
-            lost = there.wait(todo, estimate, began, shown.report, shown.say)
+        with view.SweepView(len(todo) + likely, "runs", console) as shown:
+            more = following(second, shown)
+            lost = there.wait(todo, estimate, began, shown.report, shown.say, more)
     except KeyboardInterrupt:
         print("the jobs go on without this command; --cancel stops them", file=sys.stderr)
         raise

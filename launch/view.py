@@ -13,7 +13,7 @@ from benchmarks.config import RunConfig
 from paper_tables.specs import Cell
 
 from .cluster import Event
-from .grid import STATES, State, by_row
+from .grid import STATES, State, by_row, unique
 
 
 class SweepView:
@@ -74,7 +74,7 @@ class SweepView:
         what = "steps" if event.kind == "prepared" else "runs"
         rate = f"{60 * self.done / passed:.1f} {what}/min"
         eta = f"about {clock(left)} left" if self.done < self.total else ""
-        self.bar.update(self.task, completed=self.done, rate=rate, eta=eta)
+        self.bar.update(self.task, total=self.total, completed=self.done, rate=rate, eta=eta)
         line = ""
         if event.kind == "failed":
             self.failed += 1
@@ -118,10 +118,13 @@ def print_plan(
     for cell in cells:
         rows.setdefault(cell.row.key, []).append(cell)
     for own in rows.values():
-        row, config = own[0].row, own[0].config
-        ids = [cell.config.run_id for cell in own if cell.config]
-        ready = sum(found[run_id] == "done" for run_id in ids)
-        left = str(sum(run_id in todo for run_id in ids)) if config else "not built"
+        row = own[0].row
+        configs = unique(own)
+        config = next(iter(configs.values()), None)
+        waiting = sum(bool(cell.trials) and not cell.config for cell in own)
+        ready = sum(found[run_id] == "done" for run_id in configs)
+        left = str(sum(run_id in todo for run_id in configs)) if config else "not built"
+        left += f" + {waiting}" if waiting else ""
         backbone = config.backbone if config else row.backbone
         table.add_row(
             row.label,
@@ -135,6 +138,9 @@ def print_plan(
             left,
         )
     console.print(table)
+    if any(cell.trials and not cell.config for cell in cells):
+        text = "+ N: runs that follow with the settings which win on the validation images"
+        console.print(text, style="dim")
 
 
 def print_status(
@@ -144,15 +150,16 @@ def print_status(
     table = Table(box=None, pad_edge=False)
     table.add_column("row", no_wrap=True)
     colours = {"done": "green", "running": "cyan", "queued": "blue", "failed": "red"}
-    for state in STATES:
+    rows = by_row(cells, found)
+    total = sum(rows.values(), Counter())
+    shown = [state for state in STATES if state not in ("waiting", "unbuilt") or total[state]]
+    for state in shown:
         title = "not built" if state == "unbuilt" else state
         table.add_column(title, justify="right", style=colours.get(state))
-    total: Counter = Counter()
-    for label, counts in by_row(cells, found).items():
-        table.add_row(label, *(str(counts[state] or "") for state in STATES))
-        total += counts
+    for label, counts in rows.items():
+        table.add_row(label, *(str(counts[state] or "") for state in shown))
     table.add_section()
-    table.add_row("all", *(str(total[state]) for state in STATES), style="bold")
+    table.add_row("all", *(str(total[state]) for state in shown), style="bold")
     console.print(table)
     for line in notes:
         style = "red" if line.startswith("failed") else None

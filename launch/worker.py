@@ -29,12 +29,19 @@ def work(pipe: Connection, place: dict[str, Any], results: str, plugins: list[st
     import torch
 
     import methods
-    from benchmarks import run
+    from benchmarks import devices, run
 
     torch.set_num_threads(place.pop("threads"))
+    devices.keep_freed_memory()
     for plugin in plugins:
         methods.add_plugin(plugin)
     where, store, claims = run.Place(**place), Results(results), Claims(results)
+    device = devices.choose(where.device)
+    try:
+        devices.check(device)
+    except InputError as error:
+        pipe.send(("bad input", "", str(error)))
+        return
     pipe.send(("ready", "", None))
     while True:
         try:
@@ -58,6 +65,9 @@ def work(pipe: Connection, place: dict[str, Any], results: str, plugins: list[st
         said, record = do(config, where, store, claims, on_epoch)
         if said == "taken":
             time.sleep(1)  # before it is offered again
+        if said == "failed" and not devices.works(device):  # a fresh process may do better
+            pipe.send(("broken", config.run_id, record))
+            return
         pipe.send((said, config.run_id, record))
 
 

@@ -6,9 +6,11 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from benchmarks.record import Results
 from launch.claims import Claims
 
 
@@ -57,11 +59,27 @@ def test_clean_removes_what_the_dead_left(tmp_path):
     claims.take("mine")
     code = "import sys; from launch.claims import Claims; Claims(sys.argv[1]).take('theirs')"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
-    old = claims.folder / ".claim-x"
-    old.write_text("")
-    os.utime(old, (time.time() - 100,) * 2)
+    drafts(claims.folder, "claim")
     claims.clean()
-    assert [p.name for p in claims.folder.iterdir()] == ["mine.1.json"]
+    assert {p.name for p in claims.folder.iterdir()} == {"mine.1.json", ".claim-new"}
+
+
+def test_drafts_of_records_are_removed_when_nobody_can_be_writing_them(tmp_path):
+    results = Results(tmp_path)
+    results.clean()  # nothing there yet
+    results.runs.mkdir()
+    results.path("a").write_text("{}")
+    drafts(results.runs, "b.json")
+    results.clean()
+    assert {p.name for p in results.runs.iterdir()} == {"a.json", ".b.json-new"}
+
+
+def drafts(folder: Path, name: str) -> None:
+    """What a killed writer left long ago, and what one is writing now."""
+    for age, when in (("old", time.time() - 4000), ("new", time.time())):
+        draft = folder / f".{name}-{age}"
+        draft.write_text("")
+        os.utime(draft, (when, when))
 
 
 RACE = """

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from samples import SMALL, write_task
+from samples import NORMS, SMALL, write_task
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = [sys.executable, str(ROOT / "launch" / "sweep.py")]
@@ -37,9 +37,13 @@ def folders(path: Path) -> list[str]:
     return ["--results", str(path / "results"), "--out", str(path / "out")]
 
 
-def records(path: Path) -> dict[str, dict]:
+def records(path: Path, killed: bool = False) -> dict[str, dict]:
+    """The records by id, and nothing else beside them but what a killed writer may leave."""
     files = sorted((path / "results" / "runs").glob("*"))
-    assert all(file.suffix == ".json" and not file.name.startswith(".") for file in files)
+    drafts = [file for file in files if file.name.startswith(".")]
+    assert killed or not drafts
+    files = [file for file in files if file not in drafts]
+    assert all(file.suffix == ".json" for file in files)
     return {file.stem: json.loads(file.read_text()) for file in files}
 
 
@@ -83,7 +87,7 @@ def test_a_sweep_runs_builds_the_table_and_is_not_run_again(demo, tmp_path):
     assert again.returncode == 0 and "nothing to run: 4 of 4 runs have a record" in again.stdout
     assert records(tmp_path) == made
     status = sweep(*words, "--status").stdout
-    assert re.search(r"LoRA +2", status) and re.search(r"all +4 +0 +0 +0 +0 +0", status)
+    assert re.search(r"LoRA +2", status) and re.search(r"all +4 +0 +0 +0 +0\n", status)
 
 
 def test_kill_9_in_the_middle_loses_nothing_and_runs_nothing_twice(demo, tmp_path):
@@ -96,13 +100,14 @@ def test_kill_9_in_the_middle_loses_nothing_and_runs_nothing_twice(demo, tmp_pat
             break
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    before = records(tmp_path)
+    before = records(tmp_path, killed=True)
     assert 3 <= len(before) < 10
     assert sweep(*words).returncode == 0
-    after = records(tmp_path)
+    after = records(tmp_path, killed=True)
     assert len(after) == 10
     assert all(after[run_id] == record for run_id, record in before.items())
-    assert list((tmp_path / "results" / "claims").iterdir()) == []
+    claims = (tmp_path / "results" / "claims").iterdir()
+    assert [file for file in claims if not file.name.startswith(".claim-")] == []  # but drafts
 
 
 def test_a_killed_sweep_takes_its_workers_along(demo, tmp_path):
@@ -119,14 +124,14 @@ def test_a_killed_sweep_takes_its_workers_along(demo, tmp_path):
     while Path(f"/proc/{owner}").exists():
         assert time.monotonic() < give_up
         time.sleep(0.1)
-    assert re.search(r"all +0 +0 +0 +0 +4 +0", sweep(*words, "--status").stdout)
+    assert re.search(r"all +0 +0 +0 +0 +4\n", sweep(*words, "--status").stdout)
 
 
 def test_ctrl_c_stops_in_one_line_and_can_be_continued(demo, tmp_path):
-    words = [*demo, "--rows", "full,bias,lora", *folders(tmp_path)]
-    process = subprocess.Popen(
-        [*SWEEP, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        start_new_session=True,
+    words = [*demo, "--rows", "full,bias,lora", "--epochs", "100", *folders(tmp_path)]
+    process = subprocess.Popen(  # as from a terminal: a shell's background jobs ignore Ctrl-C
+        ["env", "--default-signal=INT", *SWEEP, *words], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True,
     )  # fmt: skip
     for line in process.stdout:
         if re.match(r"1/6 ", line):
@@ -171,14 +176,7 @@ def test_two_sweeps_at_once_share_the_work(demo, tmp_path):
 
 def test_a_method_of_ones_own_becomes_a_row(demo, tmp_path):
     plugin = tmp_path / "norms.py"
-    plugin.write_text(
-        '"""Only the norms of the blocks are trained."""\n'
-        "def attach(anatomy, options):\n"
-        "    for block in anatomy.blocks:\n"
-        "        block.norm1.module.requires_grad_(True)\n"
-        "def count(anatomy, options):\n"
-        "    return sum(2 * block.width for block in anatomy.blocks)\n"
-    )
+    plugin.write_text(NORMS)
     done = sweep(*demo, "--rows", "norms", "--plugin", str(plugin), *folders(tmp_path))
     assert done.returncode == 0, done.stderr
     assert re.search(r"^norms +\d", done.stdout, re.MULTILINE)
@@ -207,6 +205,31 @@ def test_bad_words_are_one_line_and_exit_2(case, demo, tmp_path):
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "results" / "runs").exists() and not (tmp_path / "out").exists()
+
+
+def test_a_gpu_that_does_not_work_is_one_line_and_exit_2(demo, tmp_path):
+    words = [*SWEEP, *demo, "--rows", "linear", *folders(tmp_path)]
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "99"}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: device cuda:0 cannot be used: ")
+    assert not (tmp_path / "results" / "runs").exists()
+
+
+def test_a_run_that_breaks_its_gpu_costs_one_run(demo, tmp_path):
+    """The plug-in has the device of its process refuse to work from then on."""
+    plugin = tmp_path / "shaky.py"
+    breaks = """    from benchmarks import devices
+    def refuse(device):
+        raise devices.DeviceError("device cuda cannot be used: illegal access")
+    devices.check = refuse
+    raise RuntimeError("CUDA error: illegal access")
+    for"""
+    plugin.write_text(NORMS.replace("    for", breaks, 1))
+    words = [*demo, "--rows", "shaky,linear", "--plugin", str(plugin), "--workers", "1"]
+    assert sweep(*words, *folders(tmp_path)).returncode == 1
+    found = {(r["config"]["method"], r["error"]) for r in records(tmp_path).values()}
+    assert found == {("linear", None), ("shaky", "RuntimeError: CUDA error: illegal access")}
 
 
 @pytest.mark.parametrize("fault", ["label", "missing", "escape", "truncated"])

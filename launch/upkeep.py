@@ -1,0 +1,59 @@
+"""What a user asks of submitted jobs afterwards: to stop them, to remove their logs."""
+
+from pathlib import Path
+
+from benchmarks.record import Results
+
+from . import jobs, squeue
+from .grid import survey
+from .slurm import SlurmError
+
+
+def cancel(results: Path, table: str) -> tuple[int, int]:
+    """Cancel the waiting and running jobs that commands for this table submitted: jobs, arrays."""
+    queue = jobs.look(results, fresh=0)
+    if not queue.answers:
+        raise SlurmError("SLURM does not answer (squeue): try again")
+    count = arrays = 0
+    for note in queue.notes:
+        found = squeue.tasks([note.name])[note.name]
+        if note.table != table or not found:
+            continue
+        note.cancelled = True  # first, so that a waiting command does not submit it again
+        note.write()
+        if not squeue.cancel({number.partition("_")[0] for number in found}):
+            raise SlurmError("SLURM does not answer (scancel): try again")
+        count, arrays = count + len(found), arrays + 1
+    return count, arrays
+
+
+def clean_logs(results: Path) -> int:
+    """Remove the logs of ended packs whose runs are all done; how many files went."""
+    removed = 0
+    for note in jobs.read_all(results):
+        if not note.ended:
+            continue
+        done = {
+            run_id
+            for run_id, seen in survey([i for pack in note.packs for i in pack], Results(results))
+            .items()
+            if seen.status == "done"
+        }  # fmt: skip
+        whole = done.issuperset(i for pack in note.packs for i in pack)
+        for index, pack in enumerate(note.packs):
+            if done.issuperset(pack):
+                prefix = note.log(index).name.removesuffix("_0_log.out")
+                for file in note.log(index).parent.glob(f"{prefix}_*"):
+                    file.unlink()
+                    removed += 1
+        if whole:
+            note.path.unlink()
+            for file in note.log(0).parent.glob("*"):
+                if file.name.startswith((f"{note.job}_", f".submission_{note.job}")):
+                    file.unlink()
+                    removed += 1
+            if note.log(0).parent.is_dir() and not any(note.log(0).parent.glob("*_log.out")):
+                for file in note.log(0).parent.iterdir():
+                    file.unlink()
+                note.log(0).parent.rmdir()
+    return removed
