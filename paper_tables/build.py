@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
+from benchmarks.config import RunConfig
 from benchmarks.record import write_atomically
 from methods.registry import InputError, nearest
 
@@ -153,7 +154,7 @@ def why(name: str, row: str, column: str, profile: Profile, records: Records, ru
         raise specs.ConfigError(f"unknown table {name!r}; {nearest(name, known)}")
     cells = specs.plan(specs.load(name), profile, rows=[row], protocol=rule)
     built = build(cells, records, profile, rule)
-    long = built.long
+    cells, long = built.cells, built.long
     asked = column.lower()
     found = long[(long["heading"].str.lower() == asked) | (long["column"].str.lower() == asked)]
     if found.empty:
@@ -181,12 +182,23 @@ def why(name: str, row: str, column: str, profile: Profile, records: Records, ru
         lines += [f"backbone {config['backbone']}", f"method   {config['method']}"]
         lines += [f"options  {config['options'] or 'defaults'}"]
         lines += ["recipe   " + ", ".join(f"{k} {v}" for k, v in config["recipe"].items())]
+    if cell["kind"] == "task":
+        lines += [f"trial    {_trial(trial, own[0], records)}" for trial in own[0].trials]
     lines += [f"run      {_run(c, records)}" for c in own]
     return "\n".join(lines)
 
 
 def _number(value: float, digits: int) -> str:
     return views.MISSING if value != value else views.rounded(value, digits)
+
+
+def _trial(trial: RunConfig, cell: Cell, records: Records) -> str:
+    record = records.get(trial.run_id) or {"status": "no record"}
+    found = record.get("error") or record["status"]
+    if record["status"] == "done":
+        found = f"{record['top1_val']:.2f} on validation images"
+    won = cell.config and cell.final(trial) == cell.config
+    return f"{trial.run_id}  {trial.name.partition(': ')[2]}: {found}{', chosen' if won else ''}"
 
 
 def _run(cell: Cell, records: Records) -> str:

@@ -56,7 +56,7 @@ def all_of(table: Table) -> dict[str, tuple[Figure, str]]:
     name = table.spec.name
     found = {}
     with plt.rc_context(STYLE):
-        if any(cell.config and "layers" in cell.config.options for cell in table.cells):
+        if any("layers" in config.options for cell in table.cells if (config := cell.like)):
             found[name] = modules_and_layers(table)
         else:
             found[f"{name}_parameters"] = accuracy_against_parameters(table)
@@ -66,11 +66,11 @@ def all_of(table: Table) -> dict[str, tuple[Figure, str]]:
 
 def modules_and_layers(table: Table) -> tuple[Figure, str]:
     """Fig. 2: accuracy against the number of layers, a line a module set, a band a seed spread."""
-    cells = {cell.row.key: cell for cell in table.cells if cell.config}
+    configs = {cell.row.key: cell.like for cell in table.cells if cell.like}
     long = table.long[table.long["kind"] == "task"]
     lines: dict[str, list[tuple[int, float, float]]] = {}
     for row in long.itertuples():
-        layers = int(cells[row.row].config.options["layers"].partition(":")[2])
+        layers = int(configs[row.row].options["layers"].partition(":")[2])
         lines.setdefault(row.row_group, []).append((layers, row.ours, row.std))
     figure, axes = plt.subplots(figsize=(WIDTH, 2.5), layout="constrained")
     ticks = sorted({x for points in lines.values() for x, _, _ in points})

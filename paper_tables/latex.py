@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+import methods
+
 from .views import UNNAMED, Sheet
 
 SYMBOLS = {
@@ -14,14 +16,26 @@ SYMBOLS = {
 }
 CSS = {"best": "textbf:--rwrap;", "second": "underline:--rwrap;", "": ""}
 WHAT = {"ours": "ours", "std": r"$\pm$", "printed": "printed", "delta": r"$\Delta$"}
-PACKAGES = ("booktabs", "multirow", "graphicx", "adjustbox")
+PACKAGES = ("booktabs", "multirow", "graphicx", "adjustbox", "amssymb")
+PAPER = "Dong et al., CVPR 2024"
+TICKS = {True: r"\checkmark", False: r"$\times$"}
+FULL_PAGES = r"""% nothing but floats: fill the pages from the top
+\renewcommand{\floatpagefraction}{.7}
+\renewcommand{\dblfloatpagefraction}{.7}
+\extrafloats{50}
+\makeatletter
+\@fptop=0pt \@dblfptop=0pt \@fpsep=24pt \@dblfpsep=24pt
+\makeatother
+"""
 MARKS = "Bold: best, underlined: second best, among the rows of one checkpoint."
-ROTATED = 12  # with more columns than these the headings stand upright, in a float of full width
+ROTATED = 10  # with more columns than these the headings stand upright, in a float of full width
 
 
 def table(sheet: Sheet) -> str:
     """A float; the document loads PACKAGES."""
     frame, two = sheet.text.map(escape), sheet.text.index.nlevels == 2
+    spec = sheet.table.spec
+    ticks = () if two else spec.ticks
     many = len(frame.columns) > ROTATED
     frame.columns = pd.MultiIndex.from_tuples(
         [
@@ -35,6 +49,11 @@ def table(sheet: Sheet) -> str:
         frame.index = pd.MultiIndex.from_tuples(
             [(escape(label), WHAT[what]) for label, what in frame.index]
         )
+    elif ticks:
+        on = {row.label: methods.options(row.method, row.options) for row in spec.rows.values()}
+        frame.index = [
+            " & ".join(TICKS[getattr(on[label], name)] for name in ticks) for label in frame.index
+        ]
     else:
         frame.index = [escape(label) for label in frame.index]
     marks = sheet.marks.map(CSS.get).set_axis(frame.index).set_axis(frame.columns, axis=1)
@@ -45,12 +64,20 @@ def table(sheet: Sheet) -> str:
         multirow_align="t",
         environment=None,
     )
-    body = _rules(body, sheet, two)
+    if ticks:  # an index of one column stands for these
+        lines = body.splitlines()
+        last = lines.index(r"\midrule") - 1
+        lines[0] = lines[0].replace("{l", "{" + "c" * len(ticks), 1)
+        for i in range(lines.index(r"\toprule") + 1, last + 1):
+            names = [escape(name) if i == last else "" for name in ticks]
+            lines[i] = " & ".join([*names, lines[i].partition("&")[2].strip()])
+        body = "\n".join(lines)
+    body = _rules(body, sheet, two, 2 + two + max(0, len(ticks) - 1))
     kind = "table*" if len(frame.columns) > 4 else "table"
-    name = sheet.table.spec.name + ("" if sheet.view == "ours" else f"-{sheet.view}")
-    title = sheet.title.split(": ", 1)[-1]
+    name = spec.name + ("" if sheet.view == "ours" else f"-{sheet.view}")
+    number, _, title = sheet.title.partition(": ")
     marked = f" {MARKS}" if (sheet.marks != "").any(axis=None) else ""
-    caption = escape(f"{title[:1].upper()}{title[1:]}. {' '.join(sheet.notes)}{marked}")
+    caption = escape(f"{PAPER}, {number}: {title}. {' '.join(sheet.notes)}{marked}")
     for symbol in ("dagger", "ddagger"):  # set apart from its explanation in running text
         caption = caption.replace(rf"\rlap{{$^\{symbol}$}}", rf"$^\{symbol}$")
     return (
@@ -73,12 +100,11 @@ def figure(stem: str, caption: str) -> str:
 def document(tables: Iterable[str], figures: Iterable[str]) -> str:
     """A two-column document of everything: files to input, and figure floats."""
     packages = "".join(f"\\usepackage{{{name}}}\n" for name in PACKAGES)
-    inputs = "".join(f"\\input{{{Path(name).name}}}\n\\clearpage\n" for name in tables)
-    floats = "\\clearpage\n".join(figures)
+    inputs = "".join(f"\\input{{{Path(name).name}}}\n" for name in tables)
     return (
-        "\\documentclass[10pt,twocolumn]{article}\n"
-        f"\\usepackage[margin=2cm]{{geometry}}\n{packages}"
-        f"\\begin{{document}}\n{inputs}{floats}\\end{{document}}\n"
+        "\\documentclass[10pt,twocolumn,a4paper]{article}\n"
+        f"\\usepackage[margin=2cm]{{geometry}}\n{packages}{FULL_PAGES}"
+        f"\\begin{{document}}\n{inputs}\\clearpage\n{''.join(figures)}\\end{{document}}\n"
     )
 
 
@@ -86,11 +112,11 @@ def _heading(heading: str, upright: bool) -> str:
     return rf"\rotatebox{{90}}{{{escape(heading)}}}" if upright else escape(heading)
 
 
-def _rules(body: str, sheet: Sheet, two: bool) -> str:
-    """Rules under groups of columns and between groups of rows; in the compare view a little space
-    between rows."""
+def _rules(body: str, sheet: Sheet, two: bool, left: int) -> str:
+    """Rules under groups of columns, the first of which is column `left`, and between groups of
+    rows; in the compare view a little space between rows."""
     lines = body.splitlines()
-    names, left, under = [group for group, _ in sheet.text.columns], 2 + two, ""
+    names, under = [group for group, _ in sheet.text.columns], ""
     for name, own in groupby(names):
         right = left + len(list(own)) - 1
         under += "" if name in UNNAMED else rf"\cmidrule(lr){{{left}-{right}}}"

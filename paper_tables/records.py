@@ -5,11 +5,14 @@ another schema, a duplicate, or whose config is not what its run id stands for.
 """
 
 import hashlib
-import json
 import math
+import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from benchmarks.config import Recipe, RunConfig
 from benchmarks.record import SCHEMA
@@ -25,6 +28,10 @@ class Records:
     done: dict[str, Record] = field(default_factory=dict)
     failed: dict[str, Record] = field(default_factory=dict)
     apart: dict[str, str] = field(default_factory=dict)
+
+    def get(self, run_id: str) -> Record | None:
+        """The run's record, done or failed."""
+        return self.done.get(run_id) or self.failed.get(run_id)
 
     @property
     def dirty(self) -> list[str]:
@@ -47,13 +54,16 @@ def is_dirty(record: Record) -> bool:
 
 
 def scan(folder: Path) -> Records:
-    """Read every record under `folder`/runs."""
+    """Read every record under `folder`/runs, without its curve, which no table needs."""
     found = Records(Path(folder))
-    for path in sorted((found.folder / "runs").glob("*.json")):
-        if path.name.startswith("."):
+    recipes: dict[Recipe, dict[str, Any]] = {}  # equal ones are kept once
+    runs = found.folder / "runs"
+    for name in sorted(os.listdir(runs)) if runs.is_dir() else []:
+        if name.startswith(".") or not name.endswith(".json"):
             continue  # a draft of a record that is being written
+        path = runs / name
         try:
-            record = _checked(path)
+            record = _checked(path, recipes)
         except ValueError as reason:
             found.apart[path.name] = str(reason)
             continue
@@ -61,9 +71,9 @@ def scan(folder: Path) -> Records:
     return found
 
 
-def _checked(path: Path) -> Record:
+def _checked(path: Path, recipes: dict[Recipe, dict[str, Any]]) -> Record:
     try:
-        record = json.loads(path.read_bytes())
+        record = orjson.loads(path.read_bytes())
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
     except ValueError as error:
@@ -85,9 +95,13 @@ def _checked(path: Path) -> Record:
         raise ValueError(f"damaged: config: {error}") from None
     if own != run_id:
         raise ValueError(f"its config is that of the run {own}")
-    top1 = record.get("top1_last")
-    if record["status"] == "done" and not _is_percentage(top1):
-        raise ValueError(f"damaged: top1_last {top1!r}")
+    key = "top1_last" if config.eval_split == "test" else "top1_val"
+    if record["status"] == "done" and not _is_percentage(record.get(key)):
+        raise ValueError(f"damaged: {key} {record.get(key)!r}")
+    for part in (record, record["config"]):  # most of the text is in all of them
+        part.update({k: sys.intern(v) for k, v in part.items() if type(v) is str})
+    record["config"]["recipe"] = recipes.setdefault(config.recipe, record["config"]["recipe"])
+    record.pop("curve", None)  # half of its size, and there may be thousands
     return record
 
 

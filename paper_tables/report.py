@@ -46,6 +46,7 @@ def render(profile: Profile, records: Records) -> str:
         title=f"RLRR benchmark: results of the {profile.name} profile",
         intro=f"{profile.note} {runs} finished runs, the newest of {ended or 'never'}; "
         f"state {fingerprint(records)}.",
+        views=views.VIEWS if any(table.printed for table in built) else (),
         tables=[_table(table, records) for table in built],
         frames=_frames(built, scored, records),
     )

@@ -1,18 +1,25 @@
 """Selection rules: functions over a cell's records, applied after the fact.
 
 recipe      published settings, the last epoch's accuracy
+val         settings by the accuracy on the validation images, then trained anew on all training
+            images, the last epoch's accuracy; test images are scored once a seed
 best_test   the best of the accuracies on the test set, the papers' habit; always labelled as such
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
-RULES = {"recipe": "top1_last", "best_test": "top1_best_test"}
+from benchmarks.config import RunConfig
+
+from .specs import Cell
+
+RULES = {"recipe": "top1_last", "val": "top1_last", "best_test": "top1_best_test"}
 LABELS = {
     "recipe": "last epoch, settings of the recipe",
+    "val": "last epoch, settings chosen on validation images, trained anew on all training images",
     "best_test": "best epoch on the test set (optimistic; the papers' habit)",
 }
 
@@ -50,3 +57,40 @@ def score(run_ids: Sequence[str], records: Mapping[str, Mapping[str, Any]], rule
         wanted=len(run_ids),
         values=tuple(values),
     )
+
+
+def winner(
+    trials: Sequence[RunConfig], read: Callable[[str], Mapping[str, Any] | None]
+) -> RunConfig | None:
+    """The trial with the best accuracy on the validation images; None while one is not done.
+
+    Of equal ones that with the smaller learning rate, then the smaller weight decay, then the first
+    of the grid. A trial that diverged has lost; one that failed for another reason is not done.
+
+    Args:
+        read: a run's record by its id, None where there is none.
+    """
+    ranked = []
+    for place, trial in enumerate(trials):
+        record = read(trial.run_id)
+        if record is None:
+            return None
+        if record["status"] == "done":
+            recipe = trial.recipe
+            ranked.append((-record["top1_val"], recipe.lr, recipe.weight_decay, place))
+        elif not str(record.get("error")).startswith("Diverged"):
+            return None
+    return trials[min(ranked)[-1]] if ranked else None
+
+
+def decide(cells: Iterable[Cell], read: Callable[[str], Mapping[str, Any] | None]) -> list[Cell]:
+    """The cells, with a config where their trials are done."""
+    found: dict[tuple[str, ...], RunConfig | None] = {}
+    decided = []
+    for cell in cells:
+        ids = tuple(trial.run_id for trial in cell.trials)
+        if ids and ids not in found:
+            found[ids] = winner(cell.trials, read)
+        best = found.get(ids) if ids else None
+        decided.append(replace(cell, config=cell.final(best), reason="") if best else cell)
+    return decided

@@ -28,7 +28,7 @@ TABLES = {
     "6": ("table6",),
     "fig2": ("fig2",),
 }
-PROTOCOLS = ("recipe", "best_test")
+PROTOCOLS = ("recipe", "val", "best_test")
 ORDERS = ("first", "last")  # which layers Fig. 2 adapts
 COUNTED = ("trainable", "method")  # what the printed Params. column counts: with the head, without
 SETTINGS = ("documented", "solved")  # how the options behind that column are known
@@ -59,7 +59,8 @@ class Row:
 class Spec:
     """One table; `columns` is "tasks" or "groups" (only their means are printed).
 
-    tasks: the benchmark's tasks that it is about; none: all of them.
+    tasks: the benchmark's tasks that it is about; none: all of them. ticks: options of the rows,
+    true or false, that LaTeX shows as columns in place of labels.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Spec:
     columns: str = "tasks"
     note: str = ""
     tasks: tuple[str, ...] = ()
+    ticks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,11 @@ class Profile:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of one cell of a table; without a config, `reason` says why it cannot be run."""
+    """One run of one cell of a table; without a config, `reason` says why it cannot be run.
+
+    trials: protocol `val` only, the runs that decide about the config: the grid's settings, trained
+    without the validation images and scored on them. `select.decide` gives the config then.
+    """
 
     spec: Spec
     row: Row
@@ -99,6 +105,22 @@ class Cell:
     config: RunConfig | None
     source: str = ""  # where the recipe's values come from
     reason: str = ""
+    trials: tuple[RunConfig, ...] = ()
+    train_split: str = "trainval"
+
+    @property
+    def like(self) -> RunConfig | None:
+        """The cell's run or, while its trials decide about it, one of them."""
+        return self.config or next(iter(self.trials), None)
+
+    @property
+    def runs(self) -> tuple[RunConfig, ...]:
+        """Its trials, and its own run once it is known which that is."""
+        return (*self.trials, self.config) if self.config else self.trials
+
+    def final(self, trial: RunConfig) -> RunConfig:
+        """The run that the cell asks for if this trial is the winner."""
+        return replace(trial, train_split=self.train_split, eval_split="test", seed=self.seed)
 
 
 @cache
@@ -111,7 +133,7 @@ def load(name: str) -> Spec:
     path = FOLDER / f"{name}.yaml"
     content = read_yaml(path)
     defaults = {"backbone": content.pop("backbone", None)}
-    content["tasks"] = tuple(content.get("tasks", ()))
+    content |= {key: tuple(content.get(key, ())) for key in ("tasks", "ticks")}
     if "series" in content:
         series = content.pop("series")
         content["rows"] = _series_rows(series, str(path))
@@ -242,12 +264,40 @@ def plan(
     for row in chosen_rows(spec, rows):
         backbone = profile.backbones.get(row.backbone, row.backbone)
         for task in columns:
-            base = _config(row, profile, backbone, task, protocol, overrides, smoke)
+            first = _cell(spec, row, profile, backbone, task, protocol, overrides or {}, smoke)
             for seed in profile.seeds if seeds is None else seeds:
-                config, source, reason = base
-                config = replace(config, seed=seed) if config else None
-                cells.append(Cell(spec, row, task, seed, config, source, reason))
+                config = replace(first.config, seed=seed) if first.config else None
+                cells.append(replace(first, seed=seed, config=config))
     return cells
+
+
+def _cell(
+    spec: Spec,
+    row: Row,
+    profile: Profile,
+    backbone: str,
+    task: Task,
+    protocol: str,
+    overrides: dict[str, Any],
+    smoke: bool,
+) -> Cell:
+    """A cell of seed 0; a trial is of seed 0 too, whatever the table's seeds are."""
+    if row.method not in methods.names():
+        return Cell(spec, row, task, 0, None, reason=f"method {row.method!r} is not built")
+    recipe = profile.recipe or row.recipe
+
+    def config(found: recipes.Resolved) -> RunConfig:
+        return _config(row, profile, backbone, task, found, protocol, smoke)
+
+    found = recipes.resolve(recipe, row.method, backbone, task, overrides)
+    source = f"recipe {recipe}: {found.source}"
+    if protocol != "val":
+        return Cell(spec, row, task, 0, config(found), source)
+    points = recipes.trials(recipe, row.method, backbone, task, overrides)
+    trials = [replace(config(point), train_split="train", eval_split="val") for point in points]
+    trials = tuple({trial.run_id: trial for trial in trials}.values())
+    reason = "its trials on the validation images are not done"
+    return Cell(spec, row, task, 0, None, source, reason, trials, found.train_split)
 
 
 def _config(
@@ -255,14 +305,10 @@ def _config(
     profile: Profile,
     backbone: str,
     task: Task,
+    found: recipes.Resolved,
     protocol: str,
-    overrides: dict[str, Any] | None,
     smoke: bool,
-) -> tuple[RunConfig | None, str, str]:
-    if row.method not in methods.names():
-        return None, "", f"method {row.method!r} is not built"
-    recipe = profile.recipe or row.recipe
-    found = recipes.resolve(recipe, row.method, backbone, task, overrides)
+) -> RunConfig:
     own = dict(row.options)
     order, _, k = str(own.get("layers", "")).partition(":")
     if order in ORDERS and k.isdigit():
@@ -275,7 +321,7 @@ def _config(
         if value != getattr(defaults, key)
     }
     changed = {k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}
-    config = RunConfig(
+    return RunConfig(
         benchmark=task.benchmark,
         task=task.name,
         backbone=backbone,
@@ -286,4 +332,3 @@ def _config(
         eval_every=1 if protocol == "best_test" else 0,
         smoke=smoke,
     )
-    return config, f"recipe {recipe}: {found.source}", ""

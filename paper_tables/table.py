@@ -5,7 +5,6 @@ checkpoint (starred rows and SSF apart from the others), in every accuracy colum
 as printed, equal numbers sharing a mark. The parameter column has none.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
@@ -13,6 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import orjson
 import pandas as pd
 
 from . import select
@@ -78,7 +78,7 @@ def build(
 
     remark: what else must be said about ours, such as settings changed on the command line.
     """
-    spec = cells[0].spec
+    spec, cells = cells[0].spec, select.decide(cells, records.get)
     paper = {}
     if spec.benchmark == cells[0].task.benchmark:
         paper = printed_numbers(spec)
@@ -134,7 +134,7 @@ def flagged(spec: Spec) -> dict[tuple[str, str], tuple[float, str]]:
 def _title(cells: list[Cell], profile: Profile) -> str:
     title = cells[0].spec.title
     if profile.note:
-        backbones = sorted({cell.config.backbone for cell in cells if cell.config})
+        backbones = sorted({cell.like.backbone for cell in cells if cell.like})
         title = f"{title.split(':')[0]}, {profile.name} profile: {', '.join(backbones)}"
     return title
 
@@ -143,13 +143,17 @@ def _notes(cells: list[Cell], profile: Profile, rule: str, remark: str) -> list[
     """What is said below the table; the last one is about ours."""
     seeds = len({cell.seed for cell in cells})
     how = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
-    how = ", ".join(part for part in (select.LABELS[rule], how, remark) if part)
+    sizes = sorted({len(cell.trials) for cell in cells if cell.trials})
+    grid = (
+        f"{' to '.join(map(str, sizes[:: max(1, len(sizes) - 1)]))} settings tried" if sizes else ""
+    )
+    how = ", ".join(part for part in (select.LABELS[rule], grid, how, remark) if part)
     notes = [profile.note or cells[0].spec.note]
     if profile.note:
         played: dict[str, set[str]] = {}
         for c in cells:
-            if c.config and c.config.backbone != c.row.backbone:
-                played.setdefault(c.config.backbone, set()).add(c.row.backbone)
+            if c.like and c.like.backbone != c.row.backbone:
+                played.setdefault(c.like.backbone, set()).add(c.row.backbone)
         notes += [f"{ours} in place of {' and '.join(sorted(p))}." for ours, p in played.items()]
     return [*(note for note in notes if note), f"Ours: {how}."]
 
@@ -252,19 +256,41 @@ def _rank(lines: list[dict[str, Any]], source: str, into: str) -> None:
             line[into] = order.index(value) + 1
 
 
+def _json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
 def _runs(cells: list[Cell], records: Records) -> pd.DataFrame:
-    """One line a finished run: row, config and record flattened; curves stay in the JSON."""
-    lines = []
+    """One line a finished run: row, config and record flattened; curves stay in the JSON.
+
+    Trials come before the run that they decide about, once a row and task.
+    """
+    columns: dict[str, list] = {}  # no list of lines: thousands of wide ones take much memory
+    recipes: list[dict[str, Any]] = []  # few different ones: spread out at the end
+    sources: list[str] = []
+    asked: dict[tuple[str, str], Cell] = {}
     for cell in cells:
-        record = records.done.get(cell.config.run_id) if cell.config else None
+        for config in cell.runs:
+            asked.setdefault((cell.row.key, config.run_id), cell)
+    for (_, run_id), cell in asked.items():
+        record = records.done.get(run_id)
         if record is None:
             continue
         config = dict(record["config"])
         recipe = config.pop("recipe")
-        config["options"] = json.dumps(config["options"], sort_keys=True)
-        rest = {k: v for k, v in record.items() if k not in ("config", "curve", "schema")}
-        rest = {k: json.dumps(v) if isinstance(v, list) else v for k, v in rest.items()}
+        config["options"] = _json(config["options"])
+        rest = {k: v for k, v in record.items() if k not in ("config", "schema")}
+        rest = {k: _json(v) if isinstance(v, list) else v for k, v in rest.items()}
         head = {"table": cell.spec.name, "row": cell.row.key, "run_id": rest.pop("run_id")}
-        recipe = {f"recipe_{key}": value for key, value in recipe.items()}
-        lines.append(head | config | rest | recipe | {"recipe_source": cell.source})
-    return pd.DataFrame(lines)
+        for key, value in (head | config | rest).items():
+            column = columns.setdefault(key, [])
+            column += [None] * (len(recipes) - len(column))
+            column.append(value)
+        recipes.append(recipe)
+        sources.append(cell.source)
+    if not recipes:
+        return pd.DataFrame()
+    columns = {key: own + [None] * (len(recipes) - len(own)) for key, own in columns.items()}
+    for key in dict.fromkeys(key for own in {id(r): r for r in recipes}.values() for key in own):
+        columns[f"recipe_{key}"] = [recipe.get(key) for recipe in recipes]
+    return pd.DataFrame(columns | {"recipe_source": sources})

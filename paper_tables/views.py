@@ -40,8 +40,10 @@ class Sheet:
 
 
 def available(table: Table) -> tuple[str, ...]:
-    """The views that there are: the demo's tasks have no printed numbers."""
-    return VIEWS if table.printed else ("ours", "compare")
+    """The views that there are: the demo has no printed numbers, and one seed has no spread."""
+    if table.printed:
+        return VIEWS
+    return ("ours", "compare") if table.seeds > 1 else ("ours",)
 
 
 def sheet(table: Table, view: str) -> Sheet:

@@ -46,7 +46,8 @@ def test_damaged(results):
     assert "not a record" in write(results, name, [1, 2])
     assert "status 'half'" in write(results, name, other | {"status": "half"})
     assert "config" in write(results, name, {k: v for k, v in other.items() if k != "config"})
-    for top1 in (None, "60", 101.0, float("nan"), True):
+    assert "not JSON" in write(results, name, other | {"top1_last": float("nan")})
+    for top1 in (None, "60", 101.0, True):
         assert "top1_last" in write(results, name, other | {"top1_last": top1})
 
 

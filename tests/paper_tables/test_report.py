@@ -117,3 +117,9 @@ def test_in_a_browser(page, browser):
     assert width == 390  # tables scroll inside the page, the page does not
     errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert errors == []
+
+
+def test_without_printed_numbers_there_are_no_views_to_choose(tmp_path):
+    page = report.render(specs.profile("demo"), scan(tmp_path))
+    assert "data-to=" not in page and "Table 2, demo profile" in page
+    assert "data-to=" in report.render(specs.profile("paper"), scan(tmp_path))

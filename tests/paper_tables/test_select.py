@@ -1,0 +1,138 @@
+"""Protocol `val`: who wins a grid, what a grid is, and what the winner is trained on."""
+
+import dataclasses
+
+import pytest
+
+from benchmarks import recipes, tasks
+from benchmarks.config import ConfigError, Recipe, RunConfig
+from paper_tables import build, select, specs
+from paper_tables.records import scan
+
+VIT = "vit_base_patch16_224.orig_in21k"
+CIFAR = tasks.get("vtab-1k", "cifar")
+
+
+def trial(lr: float, weight_decay: float = 0.0, **options) -> RunConfig:
+    recipe = Recipe(lr=lr, weight_decay=weight_decay)
+    return RunConfig(
+        "vtab-1k", "cifar", VIT, "fact", options, recipe, train_split="train", eval_split="val"
+    )
+
+
+def done(top1: float) -> dict:
+    return {"status": "done", "top1_val": top1}
+
+
+DIVERGED = {"status": "failed", "error": "Diverged: loss is nan in epoch 3 of 100 (lr 12.5)"}
+DIED = {"status": "failed", "error": "the worker process died (signal 9)"}
+
+
+@pytest.mark.parametrize(
+    ("trials", "results", "expected"),
+    [
+        ([trial(0.1), trial(0.2), trial(0.3)], [done(50), done(60), done(55)], 1),
+        ([trial(0.3), trial(0.1), trial(0.2)], [done(60), done(60), done(60)], 1),
+        ([trial(0.1, 0.01), trial(0.1, 0.001)], [done(60), done(60)], 1),
+        ([trial(0.1, scale=10), trial(0.1, scale=1)], [done(60), done(60)], 0),
+        ([trial(0.1), trial(0.2)], [done(1), DIVERGED], 0),
+        ([trial(0.1), trial(0.2)], [done(60), DIED], None),
+        ([trial(0.1), trial(0.2)], [done(60), None], None),
+        ([trial(0.1), trial(0.2)], [DIVERGED, DIVERGED], None),
+    ],
+)
+def test_the_winner(trials, results, expected):
+    records = {t.run_id: r for t, r in zip(trials, results, strict=True)}
+    won = select.winner(trials, records.get)
+    assert won is (None if expected is None else trials[expected])
+
+
+def points(found: list[recipes.Resolved], *keys: str) -> list[tuple]:
+    return [tuple(getattr(trial.recipe, key) for key in keys) for trial in found]
+
+
+def test_vpts_grid():
+    """Its 10 rates and 4 decays for SGD; 4 rates for AdamW, whose decay 0 is SGD in its code."""
+    rates = [50, 25, 10, 5, 2.5, 1, 0.5, 0.25, 0.1, 0.05]
+    found = recipes.trials("vpt_deep", "vpt", VIT, CIFAR)
+    expected = [(r * 64 / 256, wd) for r in rates for wd in (0.01, 1e-3, 1e-4, 0)]
+    assert points(found, "lr", "weight_decay") == expected
+    assert {trial.options["prompts"] for trial in found} == {10}
+    found = recipes.trials("vpt", "bias", VIT, CIFAR)
+    expected = [
+        (r * 64 / 256, *how)
+        for r in (1e-3, 1e-4, 5e-4, 5e-3)
+        for how in (("adamw", 0.01), ("sgd", 0.0))
+    ]
+    assert points(found, "lr", "optimizer", "weight_decay") == expected
+
+
+def test_facts_grid_is_its_scale_and_the_default_grid_is_around_the_recipes_rate():
+    found = recipes.trials("fact_tk", "fact", VIT, CIFAR)
+    assert [t.options for t in found] == [
+        {"rank": 32, "scale": scale} for scale in (0.01, 0.1, 1, 10, 100)
+    ]
+    own = recipes.resolve("rlrr", "rlrr", VIT, CIFAR).recipe
+    found = recipes.trials("rlrr", "rlrr", VIT, CIFAR)
+    assert [t.recipe.lr for t in found] == [3e-4, 9e-4, 3e-3, 9e-3, 3e-2]
+    assert {dataclasses.replace(t.recipe, lr=own.lr) for t in found} == {own}
+
+
+def test_what_is_set_on_the_command_line_is_not_searched():
+    found = recipes.trials("vpt_deep", "vpt", VIT, CIFAR, {"lr": 0.5})
+    assert points(found, "lr", "weight_decay") == [(0.5, wd) for wd in (0.01, 1e-3, 1e-4, 0)]
+
+
+def test_every_recipe_has_a_grid_for_every_row_that_uses_it():
+    for names in specs.TABLES.values():
+        for name in names:
+            for profile in map(specs.profile, specs.profiles()):
+                cells = specs.plan(specs.load(name), profile, seeds=[1], protocol="val")
+                for cell in cells:
+                    assert cell.config is None and 3 <= len(cell.trials) <= 40
+                    assert {(t.train_split, t.eval_split, t.seed) for t in cell.trials} == {
+                        ("train", "val", 0)
+                    }
+
+
+@pytest.mark.parametrize("grid", [{"lr": 3}, {"lr": []}, {"lr, momentum": [[1]]}, {"lr": ["xy"]}])
+def test_a_grid_that_is_none_is_named(grid, monkeypatch):
+    file = recipes.read("rlrr")
+    monkeypatch.setattr(recipes, "read", lambda name: file | {"defaults": {"lr": 1, "grid": grid}})
+    with pytest.raises(ConfigError, match=r"rlrr.yaml \(rlrr, cifar\): grid"):
+        recipes.trials("rlrr", "rlrr", VIT, CIFAR)
+
+
+def test_the_winner_is_trained_on_all_images_by_every_seed():
+    spec, profile = specs.load("table2"), specs.profile("paper")
+    cells = specs.plan(spec, profile, ["rlrr"], ["cifar"], protocol="val")
+    assert [cell.seed for cell in cells] == [0, 1, 2]
+    trials = cells[0].trials
+    assert all(cell.trials == trials for cell in cells)
+    records = {t.run_id: done(10 * t.recipe.lr) for t in trials}
+    decided = select.decide(cells, records.get)
+    for cell, seed in zip(decided, (0, 1, 2), strict=True):
+        assert cell.config == dataclasses.replace(
+            trials[-1], seed=seed, train_split="trainval", eval_split="test"
+        )
+    published = specs.plan(spec, profile, ["rlrr"], ["cifar"])[0].config
+    assert decided[0].config.recipe == dataclasses.replace(published.recipe, lr=3e-2)
+    assert cells == select.decide(cells, {}.get)
+
+
+def test_where_the_source_trains_without_validation_images_so_does_the_winner():
+    spec, profile = specs.load("table3"), specs.profile("paper")
+    (cell,) = specs.plan(spec, profile, ["linear"], ["CUB_200_2011"], [0], "val")
+    records = {t.run_id: done(50) for t in cell.trials}
+    (cell,) = select.decide([cell], records.get)
+    assert (cell.config.train_split, cell.config.eval_split) == ("train", "test")
+    assert cell.config.recipe.lr == 0.0125 and cell.config.recipe.weight_decay == 0
+
+
+@pytest.mark.parametrize("rule", specs.PROTOCOLS)
+@pytest.mark.parametrize("profile", ["paper", "demo"])
+def test_every_table_can_be_written_before_any_run_by_every_rule(rule, profile, tmp_path):
+    names = [name for own in specs.TABLES.values() for name in own]
+    for table in build.tables(names, specs.profile(profile), scan(tmp_path), rule):
+        assert table.long[table.long["kind"] == "task"]["ours"].isna().all()
+        build.write(table, tmp_path / "out")
