@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-all test test-slurm tables report bench clean
+.PHONY: demo demo-all test tables report bench clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -11,9 +11,7 @@ demo: .venv/installed
 test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
-
-test-slurm: .venv/installed-test
+	$(BIN)/python -m pytest --ignore tests/slurm -n auto --maxprocesses 4
 	$(BIN)/python -m pytest tests/slurm
 
 # Everything in the demo profile; Table 4's ViT-L and ViT-H are the demo ViT, Table 5's the demo Swin.
@@ -30,6 +28,8 @@ report: .venv/installed
 	$(BIN)/python -m paper_tables.report
 
 bench: .venv/installed
+	$(BIN)/python -m benchmarks.bench
+	$(BIN)/python -m launch.bench
 	$(BIN)/python -m paper_tables.bench
 
 .venv/installed: pyproject.toml

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 NEEDED = {
@@ -102,6 +103,7 @@ class Cluster:
         self.folder, self.accounting = folder, accounting
         self.env = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
         self.daemons: dict[str, subprocess.Popen] = {}
+        self.hurried: set[tuple[str, str]] = set()  # jobs and how often they had been requeued
         self.ports = dict(zip(("ctld", "n1", "n2", "dbd", "mysql"), free_ports(5), strict=True))
 
     def __enter__(self) -> "Cluster":
@@ -122,8 +124,7 @@ class Cluster:
     def __exit__(self, *exception) -> None:
         for daemon in reversed(list(self.daemons)):
             self.stop(daemon)
-        for pid in self.processes():  # steps outlive their slurmd
-            os.kill(pid, signal.SIGKILL)
+        kill(self.processes())  # steps outlive their slurmd
 
     def start(self, name: str) -> None:
         """Start a daemon by name: munged, mariadbd, slurmdbd, slurmctld, or a node's slurmd."""
@@ -161,13 +162,19 @@ class Cluster:
         return done.stdout
 
     def hurry(self) -> None:
-        """Let requeued jobs begin: SLURM has them wait for two minutes."""
+        """Let requeued jobs begin in five seconds: SLURM has them wait for two minutes.
+
+        Not at once: the step of the first time has the same id and may still be on its way out.
+        """
         options = {"env": self.env, "capture_output": True, "text": True}
-        waiting = subprocess.run(["squeue", "-h", "-r", "-t", "PD", "-o", "%i %r"], **options)
+        fields = "JobArrayID:30,RestartCnt:10,Reason:30"
+        waiting = subprocess.run(["squeue", "-h", "-r", "-t", "PD", "-O", fields], **options)
         for line in waiting.stdout.splitlines():
-            job, _, reason = line.partition(" ")
-            if reason == "BeginTime":
-                subprocess.run(["scontrol", "update", f"jobid={job}", "starttime=now"], **options)
+            job, restarts, reason = line.split(None, 2)
+            if reason.strip() == "BeginTime" and (job, restarts) not in self.hurried:
+                self.hurried.add((job, restarts))
+                change = ["scontrol", "update", f"jobid={job}", "starttime=now+5"]
+                subprocess.run(change, **options)
 
     def idle(self) -> bool:
         """Whether both nodes are up with nothing on them."""
@@ -182,25 +189,25 @@ class Cluster:
             if name not in self.daemons:
                 self.start(name)
         until(lambda: self.ask("scancel", "-u", "root") is not None, 20, "scancel")
-        for pid in self.processes(of="SLURM_JOB_ID="):
-            os.kill(pid, signal.SIGKILL)
+        # steps too: one that ended while there was no controller tries to tell it for a minute
+        kill(self.processes(of="SLURM_JOB_ID=") + self.processes(called="slurmstepd"))
         for node in NODES:
-            subprocess.run(
-                ["scontrol", "update", f"nodename={node}", "state=resume"],
-                env=self.env, capture_output=True,
-            )  # fmt: skip
-        until(self.idle, 60, "both nodes idle again")
+            change = ["scontrol", "update", f"nodename={node}", "state=resume"]
+            subprocess.run(change, env=self.env, capture_output=True)
+        until(self.idle, 120, "both nodes idle again")
 
-    def processes(self, of: str = "") -> list[int]:
-        """Processes under this cluster's configuration that have `of` among their variables."""
+    def processes(self, of: str = "", called: str = "") -> list[int]:
+        """Processes under this cluster's configuration, by a variable they have or their name."""
         found = []
         for entry in Path("/proc").glob("[0-9]*/environ"):
             try:
                 variables = entry.read_bytes().decode(errors="replace")
+                name = (entry.parent / "comm").read_text()
             except OSError:
                 continue
             pid = int(entry.parent.name)
-            if f"SLURM_CONF={self.folder}" in variables and of in variables and pid != os.getpid():
+            ours = f"SLURM_CONF={self.folder}" in variables and pid != os.getpid()
+            if ours and of in variables and called in name:
                 found.append(pid)
         return found
 
@@ -229,6 +236,12 @@ class Cluster:
         self.start("slurmdbd")
         until(lambda: answers(self.ports["dbd"]), 60, "slurmdbd")
         self.ask("sacctmgr", "-i", "add", "cluster", "test")
+
+
+def kill(processes: list[int]) -> None:
+    for pid in processes:
+        with suppress(ProcessLookupError):  # it may have ended by itself
+            os.kill(pid, signal.SIGKILL)
 
 
 def until(condition: Callable[[], object], seconds: float, what: str) -> None:

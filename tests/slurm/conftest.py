@@ -160,9 +160,11 @@ def sweep(plain: Cluster, data: Path, tmp_path: Path) -> Iterator[Sweep]:
     plain.clear()
 
 
-@pytest.fixture
-def accounted_sweep(accounted: Cluster, data: Path, tmp_path: Path) -> Iterator[Sweep]:
-    made = Sweep(accounted, data, tmp_path)
+@pytest.fixture(params=["plain", "accounted"])
+def either(request, data: Path, tmp_path: Path) -> Iterator[Sweep]:
+    """A sweep on each of the two clusters."""
+    cluster = request.getfixturevalue(request.param)
+    made = Sweep(cluster, data, tmp_path)
     yield made
     made.over.set()
-    accounted.clear()
+    cluster.clear()

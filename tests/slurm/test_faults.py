@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 from cluster import until
+from samples import NORMS
 
 LONG = 150  # epochs after which a run takes seconds, so that a fault meets it in the middle
 
 
-def test_scancel_of_one_array_task(sweep):
+def test_scancel_of_one_array_task(either):
+    sweep = either
     sweep.epochs = LONG
     sweep.submit()
     job = sweep.running()["job"]
@@ -25,9 +27,15 @@ def test_scancel_of_one_array_task(sweep):
     sweep.cluster.ask("scancel", job["id"])
     sweep()
     sweep.complete()
+    if sweep.cluster.accounting:
+        array = job["id"].partition("_")[0]
+        told = ["sacct", "-X", "-n", "-P", "-j", array, "-o", "State%9"]
+        ends = ["CANCELLED", "COMPLETED"]  # of its two packs; the records are there before
+        until(lambda: sorted(sweep.cluster.ask(*told).split()) == ends, 30, "both ends in sacct")
 
 
-def test_requeue_of_a_running_task(sweep):
+def test_requeue_of_a_running_task(either):
+    sweep = either
     sweep.epochs = LONG
     sweep.submit()
     job = sweep.running()["job"]
@@ -36,7 +44,8 @@ def test_requeue_of_a_running_task(sweep):
     sweep.complete()
 
 
-def test_preemption_saves_what_is_left_and_requeues_it(sweep):
+def test_preemption_saves_what_is_left_and_requeues_it(either):
+    sweep = either
     sweep.epochs = LONG
     sweep.submit()
     job = sweep.running()["job"]
@@ -50,15 +59,25 @@ def test_preemption_saves_what_is_left_and_requeues_it(sweep):
 
 def test_a_time_limit_too_short_for_its_pack(sweep):
     sweep.rows, sweep.epochs = "linear", 40 * LONG
-    sweep.extra = ["--time", "1"]  # one pack of some 50 seconds
+    sweep.extra = ["--time", "1", "--plain"]  # one pack of some 50 seconds
     sweep.submit()
     until(lambda: "this job is timed-out" in sweep.logs(), 120, "the time limit")
     sweep()
     sweep.complete(2)
 
 
-def test_kill_9_of_a_task(sweep):
+def test_kill_9_of_a_task(either):
+    sweep = either
     sweep.epochs = LONG
+    sweep.submit()
+    os.kill(sweep.running()["pid"], signal.SIGKILL)
+    sweep()
+    sweep.complete()
+
+
+def test_kill_9_of_one_of_several_workers_on_a_gpu(sweep):
+    sweep.epochs = LONG
+    sweep.extra = ["--runs-per-gpu", "2", "--pack-minutes", "2"]
     sweep.submit()
     os.kill(sweep.running()["pid"], signal.SIGKILL)
     sweep()
@@ -67,7 +86,7 @@ def test_kill_9_of_a_task(sweep):
 
 def test_a_node_lost_for_good(sweep):
     sweep.rows, sweep.epochs = "linear", 40 * LONG
-    sweep.extra = ["--time", "3"]  # so that the state is saved every 9 seconds
+    sweep.extra = ["--time", "3", "--plain"]  # so that the state is saved every 9 seconds
     sweep.submit()
     claim = sweep.running()
     job = claim["job"]
@@ -89,6 +108,8 @@ def test_the_controller_stopped_and_restarted(sweep):
     sweep.epochs = 4 * LONG
     process = sweep.start()
     sweep.running()
+    lock = sweep.results / "jobs" / "claims"
+    until(lambda: not list(lock.glob("submission.*")), 20, "the end of the submission")
     sweep.cluster.stop("slurmctld")
     status = sweep("--status")
     assert "SLURM does not answer" in status
@@ -129,15 +150,7 @@ def test_two_sweeps_at_once(sweep):
 
 def test_a_run_that_raises(sweep, tmp_path):
     plugin = tmp_path / "shaky.py"
-    good = (
-        '"""Only the norms of the blocks are trained."""\n'
-        "def attach(anatomy, options):\n"
-        "    for block in anatomy.blocks:\n"
-        "        block.norm1.module.requires_grad_(True)\n"
-        "def count(anatomy, options):\n"
-        "    return sum(2 * block.width for block in anatomy.blocks)\n"
-    )
-    plugin.write_text(good.replace("    for", "    raise RuntimeError('no way')\n    for", 1))
+    plugin.write_text(NORMS.replace("    for", "    raise RuntimeError('no way')\n    for", 1))
     sweep.rows, sweep.extra = "shaky,linear,lora", ["--plugin", str(plugin)]
     sweep(code=1)
     made = sweep.records()
@@ -146,7 +159,7 @@ def test_a_run_that_raises(sweep, tmp_path):
     assert status.count("RuntimeError: no way") == 2
     log = Path(status.rpartition("[")[2].partition("]")[0])
     assert "RuntimeError: no way" in log.read_text()
-    plugin.write_text(good)
+    plugin.write_text(NORMS)
     assert "nothing to run" in sweep()  # a failure is not tried again by itself
     for run_id, record in made.items():
         if record["status"] == "failed":
