@@ -28,10 +28,13 @@ def test_scancel_of_one_array_task(either):
     sweep()
     sweep.complete()
     if sweep.cluster.accounting:
-        array = job["id"].partition("_")[0]
-        told = ["sacct", "-X", "-n", "-P", "-j", array, "-o", "State%9"]
-        ends = ["CANCELLED", "COMPLETED"]  # of its two packs; the records are there before
-        until(lambda: sorted(sweep.cluster.ask(*told).split()) == ends, 30, "both ends in sacct")
+        told = ["sacct", "-X", "-n", "-P", "-j", job["id"].partition("_")[0], "-o", "State"]
+
+        def ends() -> list[str]:
+            return sorted(line.split()[0] for line in sweep.cluster.ask(*told).splitlines())
+
+        # of the array's two packs; the last record is there a moment before its job has ended
+        until(lambda: ends() == ["CANCELLED", "COMPLETED"], 30, "both ends in sacct")
 
 
 def test_requeue_of_a_running_task(either):
