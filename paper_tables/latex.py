@@ -19,6 +19,9 @@ WHAT = {"ours": "ours", "std": r"$\pm$", "printed": "printed", "delta": r"$\Delt
 PACKAGES = ("booktabs", "multirow", "graphicx", "adjustbox", "amssymb")
 PAPER = "Dong et al., CVPR 2024"
 TICKS = {True: r"\checkmark", False: r"$\times$"}
+RAGGED = r"""% a checkpoint's name in a narrow caption cannot be broken
+\usepackage[justification=raggedright]{caption}
+"""
 FULL_PAGES = r"""% nothing but floats: fill the pages from the top
 \renewcommand{\floatpagefraction}{.7}
 \renewcommand{\dblfloatpagefraction}{.7}
@@ -103,7 +106,7 @@ def document(tables: Iterable[str], figures: Iterable[str]) -> str:
     inputs = "".join(f"\\input{{{Path(name).name}}}\n" for name in tables)
     return (
         "\\documentclass[10pt,twocolumn,a4paper]{article}\n"
-        f"\\usepackage[margin=2cm]{{geometry}}\n{packages}{FULL_PAGES}"
+        f"\\usepackage[margin=2cm]{{geometry}}\n{packages}{RAGGED}{FULL_PAGES}"
         f"\\begin{{document}}\n{inputs}\\clearpage\n{''.join(figures)}\\end{{document}}\n"
     )
 

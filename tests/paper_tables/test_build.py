@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.config import RunConfig
 from benchmarks.record import Results
-from paper_tables import build, figures, specs, stats, views
+from paper_tables import build, figures, latex, specs, stats, views
 from paper_tables.bench import made_up
 from paper_tables.records import scan
 from paper_tables.table import LONG
@@ -207,6 +207,13 @@ def test_latex_compiles_without_a_warning(full, tmp_path):
         assert not os.environ.get("CI"), "pdflatex must be there in CI"
         pytest.skip("pdflatex is not installed")
     shutil.copytree(full / "out", tmp_path / "out")
+    tags = "vit_base_patch16_224.augreg_in21k and vit_base_patch16_224.orig_in21k"
+    narrow = latex.figure("fig2", f"Table 2, demo profile: vit_demo_patch8_32.shapes for {tags}.")
+    whole = (tmp_path / "out" / "all.tex").read_text()
+    whole = whole.replace(
+        "\\end{document}", narrow.replace("fig:fig2", "fig:long") + "\\end{document}"
+    )
+    (tmp_path / "out" / "all.tex").write_text(whole)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     for _ in range(2):  # the second run has the labels
         done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, timeout=300)
