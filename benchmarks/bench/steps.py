@@ -98,10 +98,10 @@ def steps(arguments: Namespace, device: torch.device) -> list[Line]:
     }
     for name in arguments.methods:
         floor, *targets = TARGETS.get(name, ("input", None, None))
-        model = build(name, arguments.backbone, device)
-        runs = {floor: floors[floor], name: stepper(name, model, x, y)}
         if name == floor:
             continue
+        model = build(name, arguments.backbone, device)
+        runs = {floor: floors[floor], name: stepper(name, model, x, y)}
         times = interleaved(runs, arguments.rounds, device)
         measured = ratio(times, name, floor)
         if name == "vpt":  # per token: prompts make the sequence longer
