@@ -10,8 +10,7 @@ vit_large_patch16_224.orig_in21k       imagenet21k/ViT-L_16.npz                 
 vit_large_patch16_224.augreg_in21k     augreg/L_16-i21k-300ep-....npz              mean, std 0.5
 vit_huge_patch14_224.orig_in21k        imagenet21k/ViT-H_14.npz                    mean, std 0.5
 swin_base_patch4_window7_224.ms_in22k  swin_base_patch4_window7_224_22k.pth        ImageNet
-vit_demo_patch8_32.shapes,             shipped in benchmarks/demo/weights          mean, std 0.5
-swin_demo_patch4_window4_32.shapes
+those that an extension brings          shipped with it                             its own
 =====================================  ==========================================  ==============
 
 timm's own .safetensors, .pth and .bin state dicts of these models are taken as well. Look-alikes
@@ -22,7 +21,6 @@ so are names without a tag: timm would complete them to a checkpoint other than 
 import copy
 import difflib
 import hashlib
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,7 +34,8 @@ from timm.models import get_arch_pretrained_cfgs, get_deprecated_models, is_mode
 from timm.models.swin_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from benchmarks.weights import (
+from .extensions import register_backbone
+from .weights import (
     AUGREG,
     FINE_TUNED,
     HEADLESS,
@@ -78,10 +77,10 @@ def create(tag: str, num_classes: int, weights: str | Path | None = None) -> Bac
         tag: full timm name ``model.tag``, e.g. 'vit_base_patch16_224.orig_in21k'.
         num_classes: outputs of the new head, drawn from the global generator as timm does
             (truncated normal of 0.02, zero bias).
-        weights: None for the checkpoint that belongs to the tag (hub, or the file shipped for a
-            demo tag), 'hub', 'random' (always the same random weights, for smoke tests), a weights
-            file, or a folder in which exactly one file is right for the tag. A file that changes
-            on disk is not read again within the process.
+        weights: None for the checkpoint that belongs to the tag (hub, or the file shipped with an
+            extension's tag), 'hub', 'random' (always the same random weights, for smoke tests), a
+            weights file, or a folder in which exactly one file is right for the tag. A file that
+            changes on disk is not read again within the process.
 
     Raises:
         BackboneError: the tag is not a full one, no weights were found, or they are not this tag's.
@@ -126,7 +125,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 def _pretrained(tag: str, weights: str | None) -> tuple[nn.Module, str, str]:
     """Headless model, fingerprint and source; shared between calls, so never to be handed out."""
     _check_tag(tag)
-    shipped = timm.get_pretrained_cfg(tag).file  # set for the demo tags only
+    shipped = timm.get_pretrained_cfg(tag).file  # set for those that an extension brings
     # Building draws numbers; a hit and a miss of this cache must leave the same generator behind.
     with torch.random.fork_rng(devices=[]):
         if weights == "random":
@@ -152,13 +151,12 @@ def _pretrained(tag: str, weights: str | None) -> tuple[nn.Module, str, str]:
 
 def _check_tag(tag: str) -> None:
     """Refuse every name that timm would have to complete or translate."""
-    if "_demo_" in tag:
-        importlib.import_module("benchmarks.demo.models")  # registers the demo models with timm
+    brought = register_backbone(tag)
     arch, _, version = tag.partition(".")
     deprecated = get_deprecated_models()
     if version and tag in get_arch_pretrained_cfgs(arch):
         families = ("vision_transformer", "swin_transformer")
-        if "_demo_" in tag or is_model_in_modules(arch, families):
+        if brought or is_model_in_modules(arch, families):
             return
         raise BackboneError(f"{tag} is neither a ViT nor a Swin of timm's, expected one of them")
     arch = (deprecated.get(tag) or arch).partition(".")[0]

@@ -8,12 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cache, cached_property
 from typing import Any, Literal
 
-from methods.registry import InputError, checked, nearest
-
-
-class ConfigError(InputError):
-    """A bad name or value in a config, a recipe, a spec or on the command line."""
-
+from ..methods.checks import checked
+from ..methods.errors import ConfigError, nearest
 
 # The defaults below are part of the meaning of every run id: a field that has its default does not
 # enter the hash, so that a new field leaves old ids alone. Never change a default; add a field.
@@ -88,8 +84,12 @@ class RunConfig:
 
     @property
     def name(self) -> str:
-        """For people: method, task, seed; of a run scored on validation images what it tries."""
-        text = f"{self.method} {self.task} seed {self.seed}"
+        """For people: method, task, seed."""
+        return self.name_in(self.method)
+
+    def name_in(self, row: str) -> str:
+        """For people: the row it belongs to, task, seed; of a validation run what it tries."""
+        text = f"{row} {self.task} seed {self.seed}"
         if self.eval_split == "test":
             return text
         options = "".join(f" {key} {value}" for key, value in self.options.items())

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from methods.registry import InputError
+from ..methods.errors import InputError
 
 ON_CPU = 2**31  # bytes of training images, or of their features, held in memory without a GPU
 

@@ -2,12 +2,10 @@
 
     <results>/deltas/<run_id>.safetensors    methods.delta of the run, with its config as metadata
 
-`python -m methods export` calls this.
+`rlrr-bench export` calls this.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import benchmarks.demo.models  # noqa: F401  (timm knows the demo backbones from here on)
-import methods
-from methods.registry import InputError, nearest
-
+from .. import methods
+from ..methods.errors import InputError, nearest
 from . import backbones, tasks
 from .config import RunConfig
-from .record import Results, write_atomically
-
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+from .extensions import register_backbone
+from .files import replacing, write_text
+from .record import Results
 
 
 class ExportError(InputError):
@@ -74,18 +70,18 @@ def read_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, str], RunConfig
     return tensors, metadata, config
 
 
-def find(run_id: str, folders: Iterable[Path] | None = None) -> Path:
-    """The delta file of a run in one of the results folders, by default all under results/.
+def find(run_id: str, folders: Iterable[Path]) -> Path:
+    """The delta file of a run in one of the results folders.
 
     Raises:
         ExportError: there is no such run, it failed, or its tensors were not kept.
     """
-    stores = [Results(f) for f in folders or sorted(RESULTS.glob("*")) if Path(f).is_dir()]
+    stores = [Results(folder) for folder in folders if Path(folder).is_dir()]
     known = []
     for store in stores:
         path, record = store.folder / "deltas" / f"{run_id}.safetensors", store.read(run_id)
-        if record and record["status"] == "failed":
-            raise ExportError(f"run {run_id} failed: {record['error']}")
+        if record is not None and not record.done:
+            raise ExportError(f"run {run_id} failed: {record.error}")
         if path.is_file():
             return path
         if record:
@@ -94,7 +90,7 @@ def find(run_id: str, folders: Iterable[Path] | None = None) -> Path:
                 f"{store.path(run_id)} and run it again with --save-deltas all"
             )
         known += [path.stem for path in store.runs.glob("*.json")]
-    where = ", ".join(str(store.folder) for store in stores) or f"{RESULTS}/*"
+    where = ", ".join(str(store.folder) for store in stores) or "results/*"
     hint = nearest(run_id, known) if known else "there are no runs yet"
     raise ExportError(f"unknown run {run_id!r} in {where}; {hint}")
 
@@ -175,29 +171,22 @@ def export_peft(delta: Path, folder: Path) -> Path:
         "bias": "none",
     }
     write(folder / "adapter_model.safetensors", out, {"format": "pt"})
-    write_atomically(folder / "adapter_config.json", json.dumps(settings, indent=2) + "\n")
+    write_text(folder / "adapter_config.json", json.dumps(settings, indent=2) + "\n")
     return folder
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Path:
     """Write tensors so that readers see the whole file or none; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(handle)
-    try:
+    with replacing(path) as draft:
         safetensors.torch.save_file(content, draft, metadata)
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
     return path
 
 
 def _meta(config: RunConfig) -> nn.Module:
     """The run's model with its method, without storage: for names, shapes and questions."""
     classes = tasks.get(config.benchmark, config.task).num_classes
+    register_backbone(config.backbone)
     with torch.device("meta"):
         model = timm.create_model(config.backbone, num_classes=classes)
     return methods.apply(config.method, model, **config.options)

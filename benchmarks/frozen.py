@@ -11,8 +11,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from methods.anatomy import Step, forward_steps
-
+from ..methods.anatomy import Step, forward_steps
 from .devices import room, upload
 from .pixels import Feed
 

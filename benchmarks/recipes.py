@@ -27,9 +27,9 @@ from typing import Any
 
 import yaml
 
-from methods.registry import nearest
-
-from .config import ConfigError, Recipe, recipe_from, typed
+from ..methods.errors import ConfigError, nearest
+from .config import Recipe, recipe_from, typed
+from .files import read_yaml
 from .tasks import Task, benchmarks, get
 
 FOLDER = Path(__file__).with_name("recipes")
@@ -199,16 +199,3 @@ def read(name: str) -> dict[str, Any]:
             if get(benchmark, task).name != task:
                 raise ConfigError(f"{path}: task {task!r}: its name is {get(benchmark, task).name}")
     return file
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping; a ConfigError names the line where it is not YAML."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: found {type(content).__name__}, expected a mapping")
-    return content

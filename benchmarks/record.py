@@ -1,23 +1,233 @@
 """Records: one JSON file a run, written once and atomically; its presence is the mark of 'done'.
 
-    <results>/runs/<run_id>.json
+    <results>/runs/<run_id>.json        the records
+    <results>/aside/<run_id>.<n>.json   records that were made again (--rerun); nothing reads them
 
 A failed run has a record too, with status "failed" and the reason, and is not tried again until
-asked for. The schema is in results/README.md. Nothing here needs torch.
+asked for. Fields and schema are in results/README.md. What a record looks like on disk is known
+here alone. Nothing here needs torch.
 """
 
+import dataclasses
 import json
+import math
 import os
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import suppress
+import sys
+import typing
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from .config import RunConfig
+import orjson
+
+from .config import Recipe, RunConfig
+from .files import remove_drafts, write_text
 
 SCHEMA = 1
+Status = Literal["done", "failed"]
+# why a run failed, for programs; the text for people is `error`
+Reason = Literal[
+    "diverged",  # the loss was not finite: a result of its settings, not an accident
+    "bad_input",  # data, weights or a device were not what they should be
+    "worker_died",  # its process was killed
+    "time_limit",  # a job's time was not enough for it
+    "error",  # anything else
+]
+
+
+class RecordError(ValueError):
+    """A file that is no record, or none that counts; says why in one line."""
+
+
+class OtherRun(RecordError):
+    """A file that holds another run than its name says."""
+
+    def __init__(self, run_id: Any):
+        super().__init__(f"holds the run {run_id!r}")
+        self.run_id = run_id if isinstance(run_id, str) else ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """What is left of a run. None: not known, or not of this kind of run; see results/README.md."""
+
+    schema: int = SCHEMA
+    run_id: str
+    status: Status
+    error: str | None = None
+    reason: Reason | None = None
+    traceback: tuple[str, ...] = ()
+    config: RunConfig
+    top1_last: float | None = None
+    top1_best_test: float | None = None
+    top1_val: float | None = None
+    curve: tuple[dict[str, Any], ...] = ()
+    params_peft: int | None = None
+    params_head: int | None = None
+    params_total: int | None = None
+    seconds_startup: float | None = None
+    seconds_data: float | None = None
+    seconds_train: float | None = None
+    seconds_evaluate: float | None = None
+    images_per_second: float | None = None
+    peak_memory_mb: float | None = None
+    gflops_per_image: float | None = None
+    data_fingerprint: str | None = None
+    data_variant: str | None = None
+    weights_fingerprint: str | None = None
+    weights_source: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    micro_batch: int | None = None
+    fast_paths: tuple[str, ...] | None = None
+    precision: str | None = None
+    seconds_total: float | None = None
+    started: str | None = None
+    ended: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    version: str | None = None
+    code: str | None = None
+    method_code: str | None = None
+    plugins: dict[str, str] = dataclasses.field(default_factory=dict)
+    python: str | None = None
+    torch: str | None = None
+    timm: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    host: str | None = None
+    slurm_job_id: str | None = None
+    log: str | None = None
+
+    @classmethod
+    def failed(
+        cls, config: RunConfig, error: str, reason: Reason = "error", **more: Any
+    ) -> "RunRecord":
+        """The record of a run that did not finish, with the reason in one line."""
+        return cls(
+            run_id=config.run_id,
+            status="failed",
+            config=config,
+            error=error,
+            reason=reason,
+            **more,
+        )
+
+    @property
+    def done(self) -> bool:
+        return self.status == "done"
+
+    @property
+    def dirty(self) -> bool:
+        """Whether its code had uncommitted changes, or is not known to have had none."""
+        return self.git_dirty is not False
+
+    def replace(self, **changed: Any) -> "RunRecord":
+        """The same but for some fields."""
+        return dataclasses.replace(self, **changed)
+
+    def to_json(self) -> str:
+        """The record as its file holds it; a failed one without what it does not know."""
+        content: dict[str, Any] = {}
+        for name in FIELDS:
+            value = getattr(self, name)
+            if name == "config":
+                value = value.to_dict()
+            elif self.status == "failed" and name not in _ALWAYS and value in (None, (), {}):
+                continue
+            content[name] = value
+        return json.dumps(content, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, content: bytes, run_id: str, curve: bool = True) -> "RunRecord":
+        """The record of this run from its file's content; fields that are missing are None.
+
+        Args:
+            curve: False leaves it out, which is half of a record.
+
+        Raises:
+            RecordError: it is damaged, of another schema, of another run, or not what its id says.
+        """
+        try:
+            found = orjson.loads(content)
+        except ValueError as error:
+            raise RecordError(f"damaged: not JSON ({error})") from None
+        if not isinstance(found, dict):
+            raise RecordError("damaged: not a record")
+        if found.get("schema") != SCHEMA:
+            raise RecordError(f"schema {found.get('schema')!r}; this code reads {SCHEMA}")
+        if found.get("status") not in typing.get_args(Status):
+            raise RecordError(f"damaged: status {found.get('status')!r}")
+        if found.get("run_id") != run_id:
+            raise OtherRun(found.get("run_id"))
+        values = {name: found[name] for name in FIELDS if name in found}
+        if not curve:
+            values.pop("curve", None)
+        try:
+            values["config"] = _config(found["config"])
+            own_id = values["config"].run_id
+        except (KeyError, TypeError) as error:
+            raise RecordError(f"damaged: config: {error}") from None
+        if own_id != run_id:
+            raise RecordError(f"its config is that of the run {own_id}")
+        for name in _TUPLES & values.keys():
+            values[name] = tuple(values[name] or ())
+        values |= {k: sys.intern(v) for k, v in values.items() if type(v) is str}
+        record = cls(**values)
+        key = "top1_last" if record.config.eval_split == "test" else "top1_val"
+        if record.done and not _is_percentage(getattr(record, key)):
+            raise RecordError(f"damaged: {key} {getattr(record, key)!r}")
+        if record.status == "failed" and record.reason is None:
+            record = record.replace(reason=_reason_of_old(record.error))
+        return record
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(RunRecord))
+_ALWAYS = ("schema", "run_id", "status", "error", "reason", "config")
+_TUPLES = {"traceback", "curve", "mean", "std", "fast_paths"}
+
+
+def _config(values: dict[str, Any]) -> RunConfig:
+    """A record's config; not `RunConfig.from_dict`, whose checks thousands of records would pay."""
+    recipe = _shared(Recipe(**values["recipe"]))
+    words = {key: sys.intern(value) for key, value in values.items() if type(value) is str}
+    return RunConfig(**{**values, **words, "recipe": recipe})
+
+
+_recipes: dict[Recipe, Recipe] = {}
+
+
+def _shared(recipe: Recipe) -> Recipe:
+    """One object for equal recipes: thousands of runs share a few."""
+    return _recipes.setdefault(recipe, recipe)
+
+
+def _is_percentage(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and 0 <= value <= 100
+
+
+def _reason_of_old(error: str | None) -> Reason:
+    """The reason of a record from before there was such a field, by how its text began then."""
+    text = str(error)
+    if text.startswith("Diverged"):
+        return "diverged"
+    if text.startswith("the worker process died"):
+        return "worker_died"
+    return "time_limit" if text.startswith("not done within the job's") else "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What a plan needs of a record; `written`: when, by the clock of the file system."""
+
+    status: Status
+    seconds: float
+    written: float
+    method_code: str | None = None
+    weights_fingerprint: str | None = None
+    data_fingerprint: str | None = None
 
 
 class Results:
@@ -30,71 +240,74 @@ class Results:
     def path(self, run_id: str) -> Path:
         return self.runs / f"{run_id}.json"
 
-    def read(self, run_id: str) -> dict[str, Any] | None:
-        """The record, or None if there is none or it cannot be read."""
+    def read(self, run_id: str) -> RunRecord | None:
+        """The record, or None if there is none or it does not count."""
         try:
-            record = json.loads(self.path(run_id).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return RunRecord.from_json(self.path(run_id).read_bytes(), run_id)
+        except (OSError, RecordError):
             return None
-        return record if _is_record(record, run_id) else None
 
-    def write(self, record: dict[str, Any]) -> Path:
-        """Write a record under a temporary name and move it in place."""
-        self.runs.mkdir(parents=True, exist_ok=True)
-        path = self.path(record["run_id"])
-        write_atomically(path, json.dumps(record, indent=1) + "\n")
+    def write(self, record: RunRecord) -> Path:
+        """Write a record, whole or not at all."""
+        path = self.path(record.run_id)
+        write_text(path, record.to_json())
+        return path
+
+    def put_aside(self, run_id: str) -> Path:
+        """Move a record out of the way, so that its run is done again; nothing is deleted."""
+        aside = self.folder / "aside"
+        aside.mkdir(parents=True, exist_ok=True)
+        number = 1 + sum(1 for _ in aside.glob(f"{run_id}.*.json"))
+        path = aside / f"{run_id}.{number}.json"
+        os.rename(self.path(run_id), path)
         return path
 
     def clean(self) -> None:
-        """Remove what writers left that were killed: drafts too old for one to be at work on."""
-        clean_drafts(self.runs)
+        """Remove drafts left by killed writers."""
+        remove_drafts(self.runs)
 
-    def all(self) -> Iterator[tuple[Path, dict[str, Any] | None]]:
-        """Every record file with its record, None where it is damaged or of another schema."""
-        for path in sorted(self.runs.glob("*.json")):
-            yield path, self.read(path.stem)
+    def files(self) -> list[Path]:
+        """The files that should be records, by name, without the drafts of writers."""
+        names = sorted(os.listdir(self.runs)) if self.runs.is_dir() else []
+        return [self.runs / n for n in names if n.endswith(".json") and not n.startswith(".")]
 
+    def all(self) -> Iterator[tuple[Path, RunRecord | RecordError]]:
+        """Every file that should be a record, with the record without its curve, or what is wrong.
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write text so that readers see the old file or the new one, never a part."""
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+        Thousands are read: the curve is half of each, and no table needs it.
+        """
+        for path in self.files():
+            try:
+                yield path, RunRecord.from_json(path.read_bytes(), path.stem, curve=False)
+            except OSError as error:
+                yield path, RecordError(f"cannot be read: {error.strerror}")
+            except OtherRun as error:
+                beside = error.run_id and self.path(error.run_id).exists()
+                yield path, RecordError(f"duplicate of {error.run_id}.json") if beside else error
+            except RecordError as error:
+                yield path, error
 
+    def glance(self, ids: Collection[str]) -> dict[str, Glance]:
+        """The records of these runs that exist, as much of each as a plan needs."""
+        there = {path.stem for path in self.files()}
+        glances = {run_id: self._glance(run_id) for run_id in ids if run_id in there}
+        return {run_id: glance for run_id, glance in glances.items() if glance}
 
-def clean_drafts(folder: Path) -> None:
-    """Remove the drafts (names with a dot before) that nobody has touched for an hour."""
-    for draft in folder.glob(".*-*"):
-        with suppress(OSError):  # its maker was faster
-            if time.time() - draft.stat().st_mtime > 3600:
-                draft.unlink()
-
-
-def failed(config: RunConfig, error: str, **more: Any) -> dict[str, Any]:
-    """The record of a run that did not finish, with the reason in one line."""
-    return {
-        "schema": SCHEMA,
-        "run_id": config.run_id,
-        "status": "failed",
-        "error": error,
-        "config": config.to_dict(),
-        **more,
-    }
-
-
-def _is_record(record: Any, run_id: str) -> bool:
-    return (
-        isinstance(record, dict)
-        and record.get("schema") == SCHEMA
-        and record.get("run_id") == run_id
-        and record.get("status") in ("done", "failed")
-        and isinstance(record.get("config"), dict)
-    )
+    def _glance(self, run_id: str) -> Glance | None:
+        try:
+            with open(self.path(run_id), "rb") as file:
+                content, written = orjson.loads(file.read()), os.fstat(file.fileno()).st_mtime
+            if content["schema"] != SCHEMA or content["run_id"] != run_id:
+                return None
+            if content["status"] not in typing.get_args(Status):
+                return None
+            return Glance(
+                content["status"],
+                float(content.get("seconds_total") or 0),
+                written,
+                content.get("method_code"),
+                content.get("weights_fingerprint"),
+                content.get("data_fingerprint"),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None

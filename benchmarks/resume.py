@@ -4,18 +4,33 @@ Trainable tensors and buffers, optimiser, epoch, generators and the curve so far
 ends with the same bits as one that was never stopped.
 """
 
-import os
 import pickle
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .trainer import Outcome
+from .files import replacing
+from .outcome import Outcome
+
+
+@dataclass
+class TrainingState:
+    """What changes while a run trains. order: draws the order of the images and the crops."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    order: torch.Generator
+    outcome: Outcome
+    micro_batch: int | None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that training changes: trainable parameters, and buffers to be safe."""
+        trained = {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
+        return trained | dict(self.model.named_buffers())
 
 
 @dataclass
@@ -26,65 +41,45 @@ class Resume:
     every: float
     saved: float = field(default_factory=time.monotonic)
 
-    def save(
-        self,
-        epoch: int,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        order: torch.Generator,
-        outcome: "Outcome",
-        micro_batch: int | None,
-    ) -> None:
+    def save(self, epoch: int, state: TrainingState) -> None:
         """Save after `epoch` epochs, if the last time is long enough ago."""
         if time.monotonic() - self.saved < self.every:
             return
-        state = {
+        content = {
             "epoch": epoch,
-            "micro_batch": micro_batch,
-            "tensors": _changing(model),
-            "optimizer": optimizer.state_dict(),
-            "order": order.get_state(),
+            "micro_batch": state.micro_batch,
+            "tensors": state.tensors(),
+            "optimizer": state.optimizer.state_dict(),
+            "order": state.order.get_state(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all(),
-            "outcome": asdict(outcome),
+            "outcome": asdict(state.outcome),
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_name(f".{self.path.name}-{os.getpid()}")
-        try:
-            torch.save(state, draft)
-            os.replace(draft, self.path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with replacing(self.path) as draft:
+            torch.save(content, draft)
         self.saved = time.monotonic()
 
-    def load(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        order: torch.Generator,
-        outcome: "Outcome",
-        micro_batch: int | None,
-    ) -> int:
+    def restore(self, state: TrainingState) -> int:
         """Go back to the saved state; returns the epochs done, 0 where there is none for this run.
 
         Micro-batches draw other dropout masks, so that a state of another size is not used.
         """
-        state, tensors = self._read(), _changing(model)
-        if not state or state["micro_batch"] != micro_batch:
+        saved, tensors = self._saved(), state.tensors()
+        if not saved or saved["micro_batch"] != state.micro_batch:
             return 0
         with torch.no_grad():
             for name, tensor in tensors.items():
-                tensor.copy_(state["tensors"][name])
-        optimizer.load_state_dict(state["optimizer"])
-        order.set_state(state["order"])
-        torch.set_rng_state(state["torch"])
+                tensor.copy_(saved["tensors"][name])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.order.set_state(saved["order"])
+        torch.set_rng_state(saved["torch"])
         if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda"])
-        for name, value in state["outcome"].items():
-            setattr(outcome, name, value)
-        return state["epoch"]
+            torch.cuda.set_rng_state_all(saved["cuda"])
+        for name, value in saved["outcome"].items():
+            setattr(state.outcome, name, value)
+        return saved["epoch"]
 
-    def _read(self) -> dict[str, Any] | None:
+    def _saved(self) -> dict[str, Any] | None:
         try:
             return torch.load(self.path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
@@ -92,9 +87,3 @@ class Resume:
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # damaged: begin anew
             self.path.unlink(missing_ok=True)
             return None
-
-
-def _changing(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors that training changes: trainable parameters, and buffers to be safe."""
-    trained = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    return trained | dict(model.named_buffers())

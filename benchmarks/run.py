@@ -1,30 +1,29 @@
 """One run: backbone + method + task + recipe + seed -> the trainer -> its record."""
 
-import functools
-import json
 import math
 import os
 import platform
 import socket
-import subprocess
 import time
-from collections.abc import Callable
+import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import methods
-from methods.anatomy import Anatomy, set_drop_path, set_dropout
-
-from . import backbones, data, devices, export, tasks, trainer
-from .config import RunConfig
-from .record import SCHEMA, failed
+from .. import methods
+from ..methods.anatomy import Anatomy, set_drop_path, set_dropout
+from ..methods.errors import InputError
+from . import backbones, data, devices, export, provenance, tasks, trainer
+from .config import Recipe, RunConfig
+from .context import RunContext
+from .outcome import OnEpoch
+from .pixels import Pixels
+from .record import Reason, RunRecord
 from .resume import Resume
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -32,46 +31,50 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NOTHING = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a run happens. None of it is part of the run's id."""
-
-    data: Path
-    weights: str | None = None  # file or folder; None: timm's hub; "random": smoke runs only
-    cache: Path | None = None  # of decoded images; None: DATA/.cache
-    device: str | None = None  # None: cuda if there is one
-    deltas: Path | None = None  # folder that keeps what was trained; None: nothing is kept
-    deltas_mb: float = 64.0  # and larger deltas are not: full fine-tuning's has 340 MB
-    resume: Path | None = None  # folder for the state of runs cut short; None: they begin anew
-    resume_seconds: float = 180.0  # how often it is saved
-    plain: bool = False  # take no fast path
-
-
-Progress = Callable[[int, int, float], None]
-
-
-def execute(config: RunConfig, place: Place, on_epoch: Progress | None = None) -> dict[str, Any]:
+def execute(config: RunConfig, context: RunContext, on_epoch: OnEpoch | None = None) -> RunRecord:
     """Do the run and return its record; whatever goes wrong in it becomes a failed record."""
     began, clock = datetime.now(UTC), time.perf_counter()
-    device = devices.choose(place.device)
+    device = devices.choose(context.device)
     try:
         devices.check(device)
-        results = _fitting(config, place, device, on_epoch)
+        record = _fitting(config, context, device, on_epoch)
     except Exception as error:
         message = " ".join(str(error).split()) or type(error).__name__
-        results = failed(config, f"{type(error).__name__}: {message}")
-    return {
-        **results,
-        "seconds_total": round(time.perf_counter() - clock, 3),
-        "started": began.isoformat(timespec="seconds"),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        record = RunRecord.failed(
+            config,
+            f"{type(error).__name__}: {message}",
+            _reason(error),
+            traceback=_frames(error, config.method),
+        )
+    return record.replace(
+        method_code=methods.code_hash(config.method),
+        seconds_total=round(time.perf_counter() - clock, 3),
+        started=began.isoformat(timespec="seconds"),
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
         **environment(device),
-    }
+    )
+
+
+def _reason(error: Exception) -> Reason:
+    if isinstance(error, trainer.Diverged):
+        return "diverged"
+    return "bad_input" if isinstance(error, InputError) else "error"
+
+
+def _frames(error: Exception, method: str) -> tuple[str, ...]:
+    """Where it was raised: the last frames in the method's own file, then the last of all."""
+    try:
+        file = str(methods.file(method))
+    except InputError:  # the error is that there is no such method
+        file = ""
+    frames = traceback.extract_tb(error.__traceback__)
+    chosen = [frame for frame in frames[:-1] if frame.filename == file][-3:] + frames[-1:]
+    return tuple(f"{f.filename}:{f.lineno} in {f.name}: {f.line}" for f in chosen)
 
 
 def _fitting(
-    config: RunConfig, place: Place, device: torch.device, on_epoch: Progress | None
-) -> dict[str, Any]:
+    config: RunConfig, context: RunContext, device: torch.device, on_epoch: OnEpoch | None
+) -> RunRecord:
     """Do the run in parts of a batch that fit into the GPU's memory, the effective batch as it is.
 
     Where memory runs out the run begins anew with half the images a forward pass.
@@ -79,7 +82,7 @@ def _fitting(
     micro: int | None = None
     while True:
         try:
-            return _run(config, place, device, on_epoch, micro)
+            return _run(config, context, device, on_epoch, micro)
         except RuntimeError as error:
             if micro == 1 or not devices.out_of_memory(error):
                 raise
@@ -89,30 +92,85 @@ def _fitting(
 
 def _run(
     config: RunConfig,
-    place: Place,
+    context: RunContext,
     device: torch.device,
-    on_epoch: Progress | None,
+    on_epoch: OnEpoch | None,
     micro_batch: int | None,
-) -> dict[str, Any]:
+) -> RunRecord:
     clock = time.perf_counter()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    task = tasks.get(config.benchmark, config.task)
     recipe = config.recipe
+    backbone = _with_method(config, context)
+    model = backbone.model.to(device)
+    started = time.perf_counter()
+
+    train_data = split_of(config, context, backbone, config.train_split)
+    held_out = split_of(config, context, backbone, config.eval_split)
+    loaded = time.perf_counter()
+    pixels = _pixels(recipe, backbone)
+    saved = context.saved_state(config.run_id)
+    how = trainer.Procedure(
+        eval_every=config.eval_every,
+        micro_batch=micro_batch,
+        on_epoch=on_epoch,
+        resume=Resume(saved, context.resume_seconds) if saved else None,
+        plain=context.plain,
+    )
+    outcome = trainer.train(
+        model, train_data, held_out, recipe=recipe, pixels=pixels, seed=config.seed, how=how
+    )
+    if context.deltas:
+        export.save_delta(model, config, backbone.fingerprint, context.deltas, context.deltas_mb)
+    counts = methods.parameters(model)
+    scores = [point["top1"] for point in outcome.curve if "top1" in point]
+    on_test = config.eval_split == "test"
+    return RunRecord(
+        run_id=config.run_id,
+        status="done",
+        config=config,
+        top1_last=outcome.top1 if on_test else None,
+        top1_best_test=max(scores) if on_test and config.eval_every else None,
+        top1_val=None if on_test else outcome.top1,
+        curve=tuple(outcome.curve),
+        params_peft=counts["peft"],
+        params_head=counts["head"],
+        params_total=counts["total"],
+        seconds_startup=round(started - clock, 3),
+        seconds_data=round(loaded - started, 3),
+        seconds_train=round(outcome.seconds_train, 3),
+        seconds_evaluate=round(outcome.seconds_evaluate, 3),
+        images_per_second=round(outcome.images / outcome.seconds_train, 1),
+        peak_memory_mb=devices.peak_memory_mb(device),
+        gflops_per_image=round(forward_flops(model, backbone.input_size, device) / 1e9, 4),
+        data_fingerprint=f"{train_data.fingerprint}+{held_out.fingerprint}",
+        data_variant=train_data.variant,
+        weights_fingerprint=backbone.fingerprint,
+        weights_source=backbone.source,
+        mean=tuple(pixels.mean),
+        std=tuple(pixels.std),
+        micro_batch=micro_batch or recipe.batch_size,
+        fast_paths=tuple(outcome.fast_paths),
+        precision="bf16" if devices.in_bf16(recipe.amp, device) else "fp32",
+    )
+
+
+def _with_method(config: RunConfig, context: RunContext) -> backbones.Backbone:
+    """The backbone with a head for the task and the method attached, as training begins."""
+    task, recipe = tasks.get(config.benchmark, config.task), config.recipe
     torch.manual_seed(config.seed)  # of the head, the method's tensors and dropout
-    backbone = backbones.create(config.backbone, task.num_classes, place.weights)
+    backbone = backbones.create(config.backbone, task.num_classes, context.weights)
     model = backbone.model
     init_head(Anatomy(model).head.module, recipe.head_init)
     methods.apply(config.method, model, **config.options)
     set_drop_path(model, recipe.drop_path, recipe.drop_path_kind)
     if recipe.dropout:
         set_dropout(model, recipe.dropout)
-    model.to(device)
-    started = time.perf_counter()
+    return backbone
 
-    train_data = read(config, place, backbone, config.train_split)
-    held_out = read(config, place, backbone, config.eval_split)
-    loaded = time.perf_counter()
+
+def _pixels(recipe: Recipe, backbone: backbones.Backbone) -> Pixels:
+    """How decoded images become the model's input."""
     filters = recipe.interpolation
     filters = backbone.interpolation if filters == "backbone" else filters
     mean, std = {
@@ -121,81 +179,42 @@ def _run(
         "imagenet": IMAGENET,
         "none": NOTHING,
     }[recipe.normalisation]
-    outcome = trainer.train(
-        model,
-        train_data,
-        held_out,
-        recipe,
-        trainer.Pixels(mean, std, recipe.hflip, recipe.crop, backbone.input_size, filters),
-        config.seed,
-        device,
-        config.eval_every,
-        micro_batch,
-        on_epoch,
-        Resume(saved_state(config, place), place.resume_seconds) if place.resume else None,
-        place.plain,
-    )
-    if place.deltas:
-        export.save_delta(model, config, backbone.fingerprint, place.deltas, place.deltas_mb)
-    counts = methods.parameters(model)
-    scores = [point["top1"] for point in outcome.curve if "top1" in point]
-    on_test = config.eval_split == "test"
-    return {
-        "schema": SCHEMA,
-        "run_id": config.run_id,
-        "status": "done",
-        "error": None,
-        "config": config.to_dict(),
-        "top1_last": outcome.top1 if on_test else None,
-        "top1_best_test": max(scores) if on_test and config.eval_every else None,
-        "top1_val": None if on_test else outcome.top1,
-        "curve": outcome.curve,
-        "params_peft": counts["peft"],
-        "params_head": counts["head"],
-        "params_total": counts["total"],
-        "seconds_startup": round(started - clock, 3),
-        "seconds_data": round(loaded - started, 3),
-        "seconds_train": round(outcome.seconds_train, 3),
-        "seconds_evaluate": round(outcome.seconds_evaluate, 3),
-        "images_per_second": round(outcome.images / outcome.seconds_train, 1),
-        "peak_memory_mb": devices.peak_memory_mb(device),
-        "gflops_per_image": round(forward_flops(model, backbone.input_size, device) / 1e9, 4),
-        "data_fingerprint": f"{train_data.fingerprint}+{held_out.fingerprint}",
-        "data_variant": train_data.variant,
-        "weights_fingerprint": backbone.fingerprint,
-        "weights_source": backbone.source,
-        "mean": list(mean),
-        "std": list(std),
-        "micro_batch": micro_batch or recipe.batch_size,
-        "fast_paths": outcome.fast_paths,
-        "precision": "bf16" if devices.in_bf16(recipe.amp, device) else "fp32",
-    }
+    return Pixels(mean, std, recipe.hflip, recipe.crop, backbone.input_size, filters)
 
 
-def saved_state(config: RunConfig, place: Place) -> Path:
-    """Where a run that is cut short leaves its state."""
-    return Path(place.resume) / f"{config.run_id}.pt"
-
-
-def forget(config: RunConfig, place: Place) -> None:
+def forget(config: RunConfig, context: RunContext) -> None:
     """Remove the state that a run saved while it was on its way."""
-    if place.resume:
-        saved_state(config, place).unlink(missing_ok=True)
+    saved = context.saved_state(config.run_id)
+    if saved:
+        saved.unlink(missing_ok=True)
 
 
-def prepare(config: RunConfig, place: Place) -> None:
+@dataclass(frozen=True)
+class Inputs:
+    """What a run's weights and pixels are now: fingerprints as a record has them."""
+
+    weights: str
+    data: str
+
+
+def prepare(config: RunConfig, context: RunContext) -> Inputs:
     """Load the run's weights and data once, so that what is wrong with them shows before training.
 
     Raises:
         InputError: in one line, what is wrong and where.
     """
     task = tasks.get(config.benchmark, config.task)
-    backbone = backbones.create(config.backbone, task.num_classes, place.weights)
-    for split in (config.train_split, config.eval_split):
-        read(config, place, backbone, split)
+    backbone = backbones.create(config.backbone, task.num_classes, context.weights)
+    splits = [
+        split_of(config, context, backbone, split)
+        for split in (config.train_split, config.eval_split)
+    ]
+    return Inputs(backbone.fingerprint, "+".join(split.fingerprint for split in splits))
 
 
-def read(config: RunConfig, place: Place, backbone: backbones.Backbone, split: str) -> data.Split:
+def split_of(
+    config: RunConfig, context: RunContext, backbone: backbones.Backbone, split: str
+) -> data.Split:
     """A split of the run's task as the recipe shows it to the backbone, for training or a test."""
     task = tasks.get(config.benchmark, config.task)
     recipe, filters = config.recipe, config.recipe.interpolation
@@ -205,10 +224,8 @@ def read(config: RunConfig, place: Place, backbone: backbones.Backbone, split: s
     if split == config.eval_split:
         resize = resize if recipe.resize_test == "same" else recipe.resize_test
         centre = True
-    size, cache, smoke = backbone.input_size, place.cache, config.smoke
-    return data.load(
-        place.data, task, split, size, filters, cache, smoke, resize=resize, centre=centre
-    )
+    view = data.View(backbone.input_size, resize, filters, centre)
+    return data.load(context.data, task, split, view, cache=context.cache, smoke=config.smoke)
 
 
 def init_head(head: nn.Linear, how: str) -> None:
@@ -238,34 +255,12 @@ def forward_flops(model: nn.Module, size: int, device: torch.device) -> int:
 def environment(device: torch.device) -> dict[str, Any]:
     """Where a record comes from: code, versions, device, host, job."""
     return {
-        **_code(),
+        **provenance.at_start().to_dict(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "timm": version("timm"),
         "device": devices.name(device),
         "threads": torch.get_num_threads(),
         "host": socket.gethostname(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-    }
-
-
-@functools.cache
-def _code() -> dict[str, Any]:
-    def git(*words: str) -> str | None:
-        folder = Path(__file__).parent
-        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    try:  # a sweep's own copy of the code says what it is a copy of
-        snapshot = json.loads((Path(__file__).parents[1] / "snapshot.json").read_text())
-        commit, dirty = snapshot["git_commit"], snapshot["git_dirty"]
-    except FileNotFoundError:
-        try:
-            commit = git("rev-parse", "HEAD")
-            dirty = bool(git("status", "--porcelain", "--untracked-files=no")) if commit else None
-        except OSError:  # no git on this machine
-            commit = dirty = None
-    return {
-        "git_commit": commit,
-        "git_dirty": dirty,
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "timm": version("timm"),
     }

@@ -7,9 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from methods.registry import nearest
-
-from .config import ConfigError
+from ..methods.errors import ConfigError, nearest
 
 TABLE = Path(__file__).with_name("tasks.csv")
 SPLITS = ("train", "val", "trainval", "test")

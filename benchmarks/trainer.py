@@ -2,78 +2,72 @@
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-import methods
-from methods.adapted import Adapted
-
+from .. import methods
+from ..methods.anatomy import Adapted
 from .config import Recipe
 from .data import Split
 from .devices import in_bf16, upload
 from .frozen import cut
+from .outcome import EpochDone, OnEpoch, Outcome
 from .pixels import Feed, Mixing, Pixels, to_device
-from .resume import Resume
+from .resume import Resume, TrainingState
 
 
 class Diverged(RuntimeError):
     """The loss became NaN or infinite."""
 
 
-@dataclass
-class Outcome:
-    """What a training run gives.
+@dataclass(frozen=True)
+class Procedure:
+    """How a training is carried out; what it gives is the same but for rounding.
 
-    curve: one dict an epoch: epoch, lr, loss, and top1 where it was scored; top1: percent, after
-    the last epoch; seconds by phase; images: training images seen; fast_paths: those taken.
+    Attributes:
+        eval_every: also score every so many epochs, which gives the curve; 0: only at the end.
+        micro_batch: images a forward pass; gradients are accumulated to the recipe's batch.
+        on_epoch: called after every epoch.
+        resume: go on from the state saved there, and save it there every few minutes.
+        plain: take none of the fast paths, which give the same numbers but for rounding: features
+            of a frozen first part are kept, methods use their own products, scoring merges.
     """
 
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    top1: float = math.nan
-    seconds_train: float = 0.0
-    seconds_evaluate: float = 0.0
-    images: int = 0
-    fast_paths: list[str] = field(default_factory=list)
+    eval_every: int = 0
+    micro_batch: int | None = None
+    on_epoch: OnEpoch | None = None
+    resume: Resume | None = None
+    plain: bool = False
 
 
 def train(
     model: nn.Module,
     data: Split,
     held_out: Split,
+    *,
     recipe: Recipe,
     pixels: Pixels,
     seed: int,
-    device: torch.device,
-    eval_every: int = 0,
-    micro_batch: int | None = None,
-    on_epoch: Callable[[int, int, float], None] | None = None,
-    resume: Resume | None = None,
-    plain: bool = False,
+    how: Procedure | None = None,
 ) -> Outcome:
     """Train what requires a gradient on `data`, score on `held_out` after the last epoch.
 
     Args:
-        model: on `device`, with its method applied.
+        model: on its device, with its method applied.
         pixels: normalisation, crops and flips.
         seed: of the order of the images, crops, flips and mixing; dropout draws from torch's
             generator.
-        eval_every: also score every so many epochs, which gives the curve. 0: only at the end.
-        micro_batch: images a forward pass; gradients are accumulated to the recipe's batch.
-        on_epoch: called with (epochs done, epochs, images per second so far).
-        resume: go on from the state saved there, and save it there every few minutes.
-        plain: take none of the fast paths, which give the same numbers but for rounding: features
-            of a frozen first part are kept, methods use their own products, scoring merges.
 
     Raises:
         Diverged: the loss is not finite; says in which epoch and at which learning rate.
     """
+    how = how or Procedure()
+    device, micro_batch, plain = next(model.parameters()).device, how.micro_batch, how.plain
     outcome = Outcome()
     generator = torch.Generator().manual_seed(seed)
     feed, forward = Feed(data.images, pixels, device), model
@@ -96,8 +90,8 @@ def train(
         feed, forward = frozen, frozen.rest
 
     both = nn.ModuleList([model, ema.module]) if ema else model
-    state = (both, optimizer, generator, outcome, micro_batch)
-    for epoch in range(resume.load(*state) if resume else 0, epochs):
+    state = TrainingState(both, optimizer, generator, outcome, micro_batch)
+    for epoch in range(how.resume.restore(state) if how.resume else 0, epochs):
         start = time.perf_counter()
         model.train()
         mixing.start(epoch)
@@ -132,18 +126,21 @@ def train(
         outcome.curve.append({"epoch": epoch + 1, "lr": rate, "loss": mean_loss})
 
         last = epoch == epochs - 1
-        if last or (eval_every and (epoch + 1) % eval_every == 0):
+        if last or (how.eval_every and (epoch + 1) % how.eval_every == 0):
             start = time.perf_counter()
             scored = ema.module if ema else model
             scored = scored if plain else for_scoring(scored)
-            part = micro_batch or 256  # what has no room to train a batch has none to score it
-            outcome.top1 = accuracy(scored, held_out, recipe, pixels, device, part)
+            # if a training batch did not fit, a scoring batch will not
+            part = micro_batch or 256
+            outcome.top1 = accuracy(scored, held_out, recipe, pixels, part)
             outcome.curve[-1]["top1"] = outcome.top1
             outcome.seconds_evaluate += time.perf_counter() - start
-        if resume and not last:
-            resume.save(epoch + 1, *state)
-        if on_epoch:
-            on_epoch(epoch + 1, epochs, outcome.images / max(outcome.seconds_train, 1e-9))
+        if how.resume and not last:
+            how.resume.save(epoch + 1, state)
+        if how.on_epoch:
+            rate = outcome.images / max(outcome.seconds_train, 1e-9)
+            top1 = outcome.curve[-1].get("top1")
+            how.on_epoch(EpochDone(epoch + 1, epochs, rate, mean_loss, top1))
     if ema:  # what was scored is what is kept
         model.load_state_dict(ema.module.state_dict())
     if not plain:
@@ -162,10 +159,10 @@ def accuracy(
     split: Split,
     recipe: Recipe,
     pixels: Pixels,
-    device: torch.device,
     batch_size: int = 256,
 ) -> float:
     """Top-1 accuracy on a split in percent, without flips."""
+    device = next(model.parameters()).device
     model.eval()
     correct = torch.zeros((), dtype=torch.long, device=device)
     for start in range(0, len(split.labels), batch_size):
@@ -186,7 +183,7 @@ def for_scoring(model: nn.Module) -> nn.Module:
         return model
 
 
-def autocast(recipe: Recipe, device: torch.device):
+def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager:
     """bf16 where the recipe allows and the device computes in it, else plain float32."""
     if in_bf16(recipe.amp, device):
         return torch.autocast("cuda", dtype=torch.bfloat16)

@@ -31,7 +31,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from methods.registry import InputError
+from ..methods.errors import InputError
 
 ORIGINAL = "original ImageNet-21k"
 AUGREG = "AugReg ImageNet-21k"

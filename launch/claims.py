@@ -11,43 +11,139 @@ claim's time of change does, which the owner renews every half a minute.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from benchmarks.record import clean_drafts
-
-from . import squeue
+from ..benchmarks.files import remove_drafts
 
 BEAT = 30  # seconds between two renewals of a claim
 STALE = 600  # seconds without one after which an owner that nobody can see counts as dead
 
 
+@dataclass(frozen=True)
+class Job:
+    """A job of a scheduler, or one task of an array; `restarts` tells its incarnations apart."""
+
+    id: str
+    name: str
+    restarts: int
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that has claimed a run. born: tells a reused process id from the old one."""
+
+    host: str
+    pid: int
+    born: str | None
+    started: float
+    job: Job | None = None
+
+    @classmethod
+    def from_dict(cls, content: Any) -> "Holder":
+        """From a claim's content; a TypeError or KeyError tells that it is none."""
+        job = content.get("job")
+        return cls(
+            content["host"],
+            content["pid"],
+            content["born"],
+            content.get("started", 0.0),
+            Job(**job) if job else None,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        content = dataclasses.asdict(self)
+        return content if self.job else {k: v for k, v in content.items() if k != "job"}
+
+    @property
+    def is_me(self) -> bool:
+        pid = os.getpid()
+        return (self.host, self.pid, self.born) == (socket.gethostname(), pid, _born(pid))
+
+    @property
+    def may_live(self) -> bool:
+        """Whether the process lives; one of another host is taken to."""
+        return self.host != socket.gethostname() or self.runs
+
+    @property
+    def runs(self) -> bool:
+        """Whether the process runs, which only its own host can tell."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return _born(self.pid) == self.born
+
+
+class Scheduler(Protocol):
+    """Who can tell of jobs; launch/slurm/squeue.py is one."""
+
+    def myself(self) -> Job | None:
+        """The job that this process belongs to; None outside of one."""
+
+    def refresh(self, names: Iterable[str]) -> None:
+        """Ask about jobs of these names at once, instead of one by one later."""
+
+    def lives(self, job: Job, read: float) -> bool | None:
+        """Whether the incarnation of a job still has processes; None: unknown.
+
+        Args:
+            read: when the claim was read, by the monotonic clock.
+        """
+
+
+class NoScheduler:
+    """Where there are no jobs, or nobody to ask about them."""
+
+    def myself(self) -> Job | None:
+        return None
+
+    def refresh(self, names: Iterable[str]) -> None:
+        pass
+
+    def lives(self, job: Job, read: float) -> bool | None:
+        return None
+
+
+def this_process(scheduler: Scheduler) -> Holder:
+    """This process, so that others can tell whether it lives."""
+    pid = os.getpid()
+    return Holder(socket.gethostname(), pid, _born(pid), time.time(), scheduler.myself())
+
+
 class Claims:
     """The claims of one results folder."""
 
-    def __init__(self, folder: Path):
-        self.folder = Path(folder) / "claims"
+    def __init__(self, results: Path | str, scheduler: Scheduler | None = None):
+        self.results = Path(results)
+        self.folder = self.results / "claims"
+        self.scheduler = scheduler or NoScheduler()
         self.held: dict[str, Path] = {}
         self.heart: threading.Thread | None = None
 
     def take(self, run_id: str) -> bool:
         """Claim the run; False while another living process has it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        there = self._of(run_id)
-        if any(self._alive(path, holder) for path, holder in there.items()):
+        present = self._of(run_id)
+        if any(self._alive(path, holder) for path, holder in present.items()):
             return False
-        generation = 1 + max(map(_generation, there), default=0)
+        generation = 1 + max(map(_generation, present), default=0)
         mine = self.folder / f"{run_id}.{generation}.json"
         handle, draft = tempfile.mkstemp(prefix=".claim-", dir=self.folder)
         try:
             with os.fdopen(handle, "w") as file:
-                json.dump(myself(), file)
+                json.dump(this_process(self.scheduler).to_dict(), file)
             os.link(draft, mine)
         except FileExistsError:
             return False
@@ -67,7 +163,8 @@ class Claims:
 
     def holds(self, run_id: str) -> bool:
         """Whether this process still has the run: it may have been taken for dead meanwhile."""
-        return run_id in self.held and _is_me(_read(self.held[run_id]))
+        holder = _holder(self.held[run_id]) if run_id in self.held else None
+        return holder is not None and holder.is_me
 
     def release(self, run_id: str) -> None:
         """Give back a run that this process has claimed."""
@@ -75,16 +172,15 @@ class Claims:
             self.held[run_id].unlink(missing_ok=True)
         self.held.pop(run_id, None)
 
-    def holders(self) -> dict[str, dict[str, Any]]:
+    def holders(self) -> dict[str, Holder]:
         """Who has which run: the living claims by run id."""
-        claims = {path: _read(path) for path in self.folder.glob("*.json")}
+        claims = {path: _holder(path) for path in self.folder.glob("*.json")}
         read = time.monotonic()
-        jobs = [holder["job"] for holder in claims.values() if holder and holder.get("job")]
-        squeue.tasks({job["name"] for job in jobs}, fresh=0)  # one question instead of many
+        self.scheduler.refresh({h.job.name for h in claims.values() if h and h.job})
         return {
             path.name.split(".")[0]: holder
             for path, holder in claims.items()
-            if self._alive(path, holder, read)
+            if holder and self._alive(path, holder, read)
         }
 
     def clean(self) -> None:
@@ -92,24 +188,24 @@ class Claims:
         for path in self.folder.glob("*.json"):
             run_id = path.name.split(".")[0]
             # not by unlinking what looks dead: by then it may be somebody's new one
-            if not self._alive(path, _read(path)) and self.take(run_id):
+            if not self._alive(path, _holder(path)) and self.take(run_id):
                 self.release(run_id)
-        clean_drafts(self.folder)
+        remove_drafts(self.folder)
 
-    def _of(self, run_id: str) -> dict[Path, dict[str, Any] | None]:
+    def _of(self, run_id: str) -> dict[Path, Holder | None]:
         """All claims of a run, dead and damaged ones too."""
-        return {path: _read(path) for path in self.folder.glob(f"{run_id}.*.json")}
+        return {path: _holder(path) for path in self.folder.glob(f"{run_id}.*.json")}
 
-    def _alive(self, path: Path, holder: dict[str, Any] | None, read: float | None = None) -> bool:
+    def _alive(self, path: Path, holder: Holder | None, read: float | None = None) -> bool:
         """Whether the owner lives; `read` is when the claim was read, if not just now."""
         if holder is None:
             return False
-        here = holder["host"] == socket.gethostname()
-        if here and not _runs(holder):
+        here = holder.host == socket.gethostname()
+        if here and not holder.runs:
             return False
-        if holder.get("job") and not _is_me(holder):
+        if holder.job and not holder.is_me:
             # asked before the process: one whose node SLURM has given up may run on as a ghost
-            word = squeue.lives(holder["job"], time.monotonic() if read is None else read)
+            word = self.scheduler.lives(holder.job, time.monotonic() if read is None else read)
             if word is not None:
                 return word
         if here:
@@ -137,43 +233,12 @@ def _generation(path: Path) -> int:
     return int(path.name.split(".")[1])
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _holder(path: Path) -> Holder | None:
     """The holder; None if the claim is gone or damaged."""
     try:
-        holder = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return Holder.from_dict(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return holder if isinstance(holder, dict) and {"host", "pid", "born"} <= set(holder) else None
-
-
-def myself() -> dict[str, Any]:
-    """This process, so that others can tell whether it lives."""
-    pid = os.getpid()
-    me = {"host": socket.gethostname(), "pid": pid, "born": _born(pid), "started": time.time()}
-    job = squeue.myself()
-    return me | {"job": job} if job else me
-
-
-def _is_me(holder: dict[str, Any] | None) -> bool:
-    pid = os.getpid()
-    me = {"host": socket.gethostname(), "pid": pid, "born": _born(pid)}
-    return holder is not None and all(holder[key] == value for key, value in me.items())
-
-
-def alive_here(holder: dict[str, Any]) -> bool:
-    """Whether a process lives; one of another host is taken to."""
-    return holder["host"] != socket.gethostname() or _runs(holder)
-
-
-def _runs(holder: dict[str, Any]) -> bool:
-    """Whether the holder's process runs, which only its own host can tell."""
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return _born(holder["pid"]) == holder["born"]
 
 
 def _born(pid: int) -> str | None:

@@ -1,34 +1,95 @@
 """The grid: the runs that a table asks for, and what has become of each."""
 
-import os
-import re
 import typing
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
-from benchmarks.config import RunConfig
-from benchmarks.record import Results
-from paper_tables import select
-from paper_tables.specs import Cell
+from .. import methods
+from ..benchmarks.config import RunConfig
+from ..benchmarks.record import Glance, Results
+from ..paper_tables import select
+from ..paper_tables.plan import Cell
+from ..paper_tables.records import Outdated
+from .claims import Claims, Holder
+from .forecast import Estimate, estimator
+from .slurm import notes, squeue
 
 State = Literal["done", "running", "queued", "failed", "missing", "waiting", "unbuilt"]
 STATES: tuple[State, ...] = typing.get_args(State)
 
-# A record as it is written. Thousands are looked at for a plan, so only this much of each is read;
-# where it does not fit, the record is parsed.
-_HEAD = re.compile(rb'\{\s*"schema": 1,\s*"run_id": "(\w+)",\s*"status": "(done|failed)"')
-_SECONDS = re.compile(rb'\n "seconds_total": ([0-9.]+)')
 
+@dataclass
+class Grid:
+    """A request's runs as they stand now.
 
-@dataclass(frozen=True)
-class Seen:
-    """What a plan needs of a record: status, seconds it took, when it was written."""
+    Attributes:
+        configs: by run id, trials included; names: how people call them: row, task, seed.
+        glances: of the records that exist; holders: who does what now.
+        states: of every run.
+    """
 
-    status: str
-    seconds: float
-    written: float
+    folder: Path
+    cells: list[Cell]
+    configs: dict[str, RunConfig]
+    names: dict[str, str]
+    glances: dict[str, Glance]
+    queue: notes.Queue
+    holders: Mapping[str, Holder]
+    states: dict[str, State]
+
+    @classmethod
+    def survey(cls, folder: Path, cells: list[Cell]) -> "Grid":
+        """From the records, the claims and the queue."""
+        results = Results(folder)
+        cells = select.decide(cells, results.read)
+        configs = unique(cells)
+        glances = results.glance(configs)
+        queue, holders = notes.look(folder), Claims(folder, squeue).holders()
+        return cls(
+            folder=folder,
+            cells=cells,
+            configs=configs,
+            names=names_of(cells),
+            glances=glances,
+            queue=queue,
+            holders=holders,
+            states=states(configs, glances, holders, queue.runs),
+        )
+
+    def of(self, *wanted: State) -> list[RunConfig]:
+        """The runs in one of these states."""
+        return [config for run_id, config in self.configs.items() if self.states[run_id] in wanted]
+
+    def estimator(self, prior: dict[str, float]) -> tuple[Estimate, Collection[tuple]]:
+        """The seconds that a run takes, and the kinds of runs that past ones tell about."""
+        return estimator(self.configs.values(), self.glances, prior)
+
+    @property
+    def failed_cells(self) -> list[Cell]:
+        """The cells that have no number because a run of theirs failed."""
+        failed = {run_id for run_id, state in self.states.items() if state == "failed"}
+        return [
+            cell
+            for cell in self.cells
+            if failed.intersection(
+                [cell.config.run_id] if cell.config else [trial.run_id for trial in cell.trials]
+            )
+        ]
+
+    @property
+    def outdated_code(self) -> Outdated:
+        """The finished runs whose method's files are others now; see methods/registry.py."""
+        changed: Outdated = {}
+        for run_id, glance in self.glances.items():
+            method = self.configs[run_id].method
+            known = glance.status == "done" and glance.method_code is not None
+            if known and glance.method_code != methods.code_hash(method):
+                files = methods.code_files(method)
+                changed[run_id] = (" or ".join(map(methods.display, files)),)
+        return changed
 
 
 def unique(cells: Iterable[Cell]) -> dict[str, RunConfig]:
@@ -41,24 +102,34 @@ def unique(cells: Iterable[Cell]) -> dict[str, RunConfig]:
     return dict(order)
 
 
-class Second:
+def names_of(cells: Iterable[Cell]) -> dict[str, str]:
+    """How people call the runs of these cells: by the first row that they belong to."""
+    names: dict[str, str] = {}
+    for cell in cells:
+        for config in cell.runs:
+            names.setdefault(config.run_id, config.name_in(cell.row.label))
+    return names
+
+
+class Followers:
     """The runs that follow when a cell's trials are done (protocol `val`)."""
 
-    def __init__(self, cells: Iterable[Cell], todo: Iterable[RunConfig], results: Results):
-        self.results, todo = results, {config.run_id for config in todo}
+    def __init__(self, grid: Grid, todo: Iterable[RunConfig]):
+        self.results, self.names = Results(grid.folder), grid.names
+        ids_todo = {config.run_id for config in todo}
         self.groups: dict[tuple[str, ...], list[Cell]] = {}
-        for cell in cells:
+        for cell in grid.cells:
             if cell.trials and not cell.config:
                 ids = tuple(trial.run_id for trial in cell.trials)
                 self.groups.setdefault(ids, []).append(cell)
-        self.left = {ids: todo.intersection(ids) for ids in self.groups}
+        self.left = {ids: ids_todo.intersection(ids) for ids in self.groups}
         self.spared = 0  # runs that turned out to have a record
 
     def likely(self) -> list[RunConfig]:
         """A run like each of those to come: what to check, to load, and to expect."""
-        cells = [cell for own in self.groups.values() for cell in own]
-        found = (replace(c, config=c.final(c.trials[0]), trials=()) for c in cells)
-        return list(unique(found).values())
+        cells = [cell for group in self.groups.values() for cell in group]
+        likely = (replace(c, config=c.final(c.trials[0]), trials=()) for c in cells)
+        return list(unique(likely).values())
 
     def after(self, trial: RunConfig) -> list[RunConfig]:
         """The runs without a record that are known now that this one has ended."""
@@ -68,40 +139,19 @@ class Second:
                 left.discard(trial.run_id)
                 ready += [] if left else self.groups[ids]
         decided = [cell for cell in select.decide(ready, self.results.read) if cell.config]
-        found = unique(replace(cell, trials=()) for cell in decided)
-        new = [config for run_id, config in found.items() if not self.results.read(run_id)]
-        self.spared += len(found) - len(new)
+        cells = [replace(cell, trials=()) for cell in decided]
+        configs = unique(cells)
+        self.names.update(names_of(cells))
+        new = [config for run_id, config in configs.items() if not self.results.read(run_id)]
+        self.spared += len(configs) - len(new)
         return new
 
 
-def survey(ids: Collection[str], results: Results) -> dict[str, Seen]:
-    """The records of these runs that exist, at a glance."""
-    try:
-        there = {name.removesuffix(".json") for name in os.listdir(results.runs)}
-    except FileNotFoundError:
-        return {}
-    found = {run_id: _glance(run_id, results) for run_id in ids if run_id in there}
-    return {run_id: seen for run_id, seen in found.items() if seen}
-
-
-def _glance(run_id: str, results: Results) -> Seen | None:
-    try:
-        with open(results.path(run_id), "rb") as file:
-            content, written = file.read(), os.fstat(file.fileno()).st_mtime
-    except OSError:
-        return None
-    head, end = _HEAD.match(content), content.rfind(b'\n "seconds_total"')
-    seconds = _SECONDS.match(content, max(end, 0))
-    if head and seconds and head[1] == run_id.encode() and content.endswith(b"\n}\n"):
-        return Seen(head[2].decode(), float(seconds[1]), written)
-    record = results.read(run_id)
-    if record is None:
-        return None
-    return Seen(record["status"], float(record.get("seconds_total", 0)), written)
-
-
 def states(
-    ids: Iterable[str], seen: dict[str, Seen], running: Collection[str], queued: dict[str, float]
+    ids: Iterable[str],
+    glances: Mapping[str, Glance],
+    running: Collection[str],
+    queued: Mapping[str, float],
 ) -> dict[str, State]:
     """What has become of each run: by its record, a living claim, a job that waits for its turn.
 
@@ -110,34 +160,34 @@ def states(
         queued: runs that a waiting or running job will do, and when that was submitted. A record of
             a failure is older than that where the run is to be tried again.
     """
-    found: dict[str, State] = {}
+    states: dict[str, State] = {}
     for run_id in ids:
-        record = seen.get(run_id)
+        record = glances.get(run_id)
         if record is not None and record.status == "done":
-            found[run_id] = "done"
+            states[run_id] = "done"
         elif run_id in running:
-            found[run_id] = "running"
+            states[run_id] = "running"
         elif run_id in queued and (record is None or record.written < queued[run_id]):
-            found[run_id] = "queued"
+            states[run_id] = "queued"
         else:
-            found[run_id] = "failed" if record is not None else "missing"
-    return found
+            states[run_id] = "failed" if record is not None else "missing"
+    return states
 
 
-def by_row(cells: Iterable[Cell], found: dict[str, State]) -> dict[str, Counter]:
+def by_row(cells: Iterable[Cell], states: Mapping[str, State]) -> dict[str, Counter[State]]:
     """Counts of states by row label: of cells and of their trials, each of these once.
 
     A cell whose trials are not done is "waiting", one whose method is not built "unbuilt".
     """
-    rows: dict[str, Counter] = {}
-    tried = set()
+    rows: dict[str, Counter[State]] = {}
+    counted: set[tuple[str, str]] = set()
     for cell in cells:
         counts = rows.setdefault(cell.row.label, Counter())
         if cell.config:
-            counts[found[cell.config.run_id]] += 1
+            counts[states[cell.config.run_id]] += 1
         else:
             counts["waiting" if cell.trials else "unbuilt"] += 1
-        new = {(cell.row.key, trial.run_id) for trial in cell.trials} - tried
-        counts.update(found[run_id] for _, run_id in new)
-        tried |= new
+        new = {(cell.row.key, trial.run_id) for trial in cell.trials} - counted
+        counts.update(states[run_id] for _, run_id in new)
+        counted |= new
     return rows

@@ -2,25 +2,31 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-from benchmarks.config import RunConfig
-from paper_tables.specs import Cell
-
-from .cluster import Event
+from ..benchmarks.config import RunConfig
+from ..paper_tables.plan import Cell
+from ..paper_tables.select import rounded
 from .grid import STATES, State, by_row, unique
+from .messages import Ended, Event, Prepared, Started
+from .messages import Progress as EpochProgress
 
 
 class SweepView:
-    """Live progress: runs done of all, the rate and the time left, and what every worker does."""
+    """Live progress: runs done of all, the rate and the time left, and what every worker does.
 
-    def __init__(self, total: int, title: str, console: Console):
-        self.total, self.console = total, console
+    Args:
+        names: how people call the runs, by id; those that are missing go by their method.
+    """
+
+    def __init__(self, total: int, title: str, console: Console, names: Mapping[str, str]):
+        self.total, self.console, self.names = total, console, names
         self.done = self.failed = 0
         self.began = time.monotonic()
         self.now: dict[int, str] = {}
@@ -48,15 +54,21 @@ class SweepView:
 
     def report(self, event: Event) -> None:
         """Show an event; without a terminal, a line for every run that ends."""
-        if event.kind == "start":
-            self.now[event.worker] = f"{event.config.name}"
-        elif event.kind == "epoch":
-            epoch, epochs, rate = event.details
-            text = f"{event.config.name}  epoch {epoch}/{epochs}  {rate:,.0f} images/s"
+        name = self._name(event)
+        if isinstance(event, Started):
+            self.now[event.worker] = name
+        elif isinstance(event, EpochProgress):
+            done = event.epoch
+            text = (
+                f"{name}  epoch {done.epoch}/{done.epochs}  {done.images_per_second:,.0f} images/s"
+            )
             self.now[event.worker] = text
         else:
             self._ended(event)
         self.live.update(self._picture())
+
+    def _name(self, event: Event) -> str:
+        return self.names.get(event.config.run_id, event.config.name)
 
     def say(self, jobs: str) -> None:
         """Show what SLURM's queue holds; without a terminal a line when that changes."""
@@ -71,26 +83,29 @@ class SweepView:
         self.done += 1
         passed = time.monotonic() - self.began
         left = passed / self.done * (self.total - self.done)
-        what = "steps" if event.kind == "prepared" else "runs"
+        what = "steps" if isinstance(event, Prepared) else "runs"
         rate = f"{60 * self.done / passed:.1f} {what}/min"
         eta = f"about {clock(left)} left" if self.done < self.total else ""
         self.bar.update(self.task, total=self.total, completed=self.done, rate=rate, eta=eta)
-        line = ""
-        if event.kind == "failed":
+        if not isinstance(event, Ended):
+            return
+        record, name = event.record, self._name(event)
+        if not record.done:
             self.failed += 1
-            line = f"failed  {event.config.name}: {event.details['error']}"
-            self.console.print(line, style="red", markup=False, highlight=False)
-        elif not self.console.is_terminal and event.kind == "done":
-            score = event.details["top1_last"]
-            score = event.details["top1_val"] if score is None else score
+            lines = [f"failed  {name}: {record.error}", *(f"    {f}" for f in record.traceback)]
+            for line in lines:
+                self.console.print(line, style="red", markup=False, highlight=False)
+        elif not self.console.is_terminal:
+            score = record.top1_val if record.top1_last is None else record.top1_last
             self.console.print(
-                f"{self.done}/{self.total}  {event.config.name}  top-1 {score:.1f}"
-                f"  {event.details['seconds_total']:.0f} s  {rate}  {eta}",
+                f"{self.done}/{self.total}  {name}  top-1 {rounded(score, 1)}"
+                f"  {record.seconds_total:.0f} s  {rate}  {eta}",
+                markup=False,
                 highlight=False,
             )
 
     def _picture(self) -> Group:
-        lines = [f"  [dim]{text}[/dim]" for _, text in sorted(self.now.items())]
+        lines = [Text(f"  {text}", style="dim") for _, text in sorted(self.now.items())]
         return Group(self.bar, *lines)
 
 
@@ -105,7 +120,10 @@ def clock(seconds: float) -> str:
 
 
 def print_plan(
-    cells: list[Cell], todo: Iterable[RunConfig], found: dict[str, State], console: Console
+    cells: list[Cell],
+    todo: Iterable[RunConfig],
+    states: Mapping[str, State],
+    console: Console,
 ) -> None:
     """The dry run: every row with its cells, and the runs that a sweep would do."""
     table = Table(box=None, pad_edge=False)
@@ -122,7 +140,7 @@ def print_plan(
         configs = unique(own)
         config = next(iter(configs.values()), None)
         waiting = sum(bool(cell.trials) and not cell.config for cell in own)
-        ready = sum(found[run_id] == "done" for run_id in configs)
+        ready = sum(states[run_id] == "done" for run_id in configs)
         left = str(sum(run_id in todo for run_id in configs)) if config else "not built"
         left += f" + {waiting}" if waiting else ""
         backbone = config.backbone if config else row.backbone
@@ -144,13 +162,13 @@ def print_plan(
 
 
 def print_status(
-    cells: list[Cell], found: dict[str, State], notes: list[str], console: Console
+    cells: list[Cell], states: Mapping[str, State], lines: list[str], console: Console
 ) -> None:
     """Counts of states by row, and lines on what failed, waits or was lost."""
     table = Table(box=None, pad_edge=False)
     table.add_column("row", no_wrap=True)
     colours = {"done": "green", "running": "cyan", "queued": "blue", "failed": "red"}
-    rows = by_row(cells, found)
+    rows = by_row(cells, states)
     total = sum(rows.values(), Counter())
     shown = [state for state in STATES if state not in ("waiting", "unbuilt") or total[state]]
     for state in shown:
@@ -161,6 +179,6 @@ def print_status(
     table.add_section()
     table.add_row("all", *(str(total[state]) for state in shown), style="bold")
     console.print(table)
-    for line in notes:
+    for line in lines:
         style = "red" if line.startswith("failed") else None
         console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -8,12 +8,26 @@
 Importing this package does not import torch: what needs torch is fetched on first use.
 """
 
+if __name__ == "methods":  # a second copy of every class, which is not the first one's equal
+    raise ImportError("this folder is rlrr_bench.methods: import that, or type rlrr-bench")
+
 from typing import TYPE_CHECKING
 
-from .registry import InputError, MethodError, add_plugin, describe, names, options
+from .errors import InputError, MethodError
+from .registry import (
+    add_plugin,
+    code_files,
+    code_hash,
+    describe,
+    display,
+    file,
+    names,
+    options,
+    plugins,
+)
 
 if TYPE_CHECKING:
-    from .attach import CannotMerge, apply, cannot_merge, delta, load_delta, merge, parameters
+    from .lifecycle import CannotMerge, apply, cannot_merge, delta, load_delta, merge, parameters
 
 _NEEDS_TORCH = (
     "CannotMerge",
@@ -31,19 +45,24 @@ __all__ = [
     "add_plugin",
     "apply",
     "cannot_merge",
+    "code_files",
+    "code_hash",
     "delta",
     "describe",
+    "display",
+    "file",
     "load_delta",
     "merge",
     "names",
     "options",
     "parameters",
+    "plugins",
 ]
 
 
 def __getattr__(name: str):
     if name in _NEEDS_TORCH:
-        from . import attach
+        from . import lifecycle
 
-        return getattr(attach, name)
-    raise AttributeError(f"module 'methods' has no attribute {name!r}")
+        return getattr(lifecycle, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

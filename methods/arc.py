@@ -21,8 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .adapted import fresh, refer
 from .anatomy import Adapted, AdaptedBlock, Anatomy
+from .anatomy.adapted import fresh, refer
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .adapted import fresh, refer
 from .anatomy import Adapted, Anatomy, MethodError
-from .lowrank import LowRankSum
+from .anatomy.adapted import fresh, refer
+from .products.lowrank import LowRankSum
 
 
 @dataclass(frozen=True)

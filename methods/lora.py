@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .anatomy import Adapted, Anatomy, Block, Slot
-from .lowrank import LowRankSum
+from .products.lowrank import LowRankSum
 
 
 @dataclass(frozen=True)

@@ -12,42 +12,36 @@ A method file defines
                                     `methods.merge` refuses; on a module's class if it depends
 
 Names, options and docstrings are read from the file's source, so that a login node can plan a grid
-without importing torch; `load` imports the module itself.
+without importing torch; `module` imports it.
+
+Which files a method's numbers belong to is decided here, once (`code_files`): the method's own file
+and the files of this folder that it imports, but for the ground that all methods stand on (the
+anatomy, this registry). A record keeps their hash, and is marked where it is another one now. An
+edit elsewhere, in the trainer say, marks nothing: the record names the whole code's hash for that.
 """
 
 import ast
 import dataclasses
-import difflib
+import hashlib
+import importlib
 import importlib.util
+import linecache
 import sys
 import types
 import typing
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from .checks import checked
+from .errors import InputError, MethodError, nearest
+
 ENTRY_POINTS = "rlrr_bench.methods"
 _HERE = Path(__file__).parent
+_GROUND = ("anatomy", "registry", "errors", "checks", "lifecycle")
 _plugins: dict[str, Path] = {}
-
-
-class InputError(ValueError):
-    """Bad input, in one line that says where, what was found and what was expected; exit code 2."""
-
-
-class MethodError(InputError):
-    """An unknown method or option, or a model that a method cannot be attached to."""
-
-
-def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """The end of an error message: the nearest valid names, or the first fifteen of them."""
-    known = sorted(known, key=lambda name: (not name.startswith(word), name))
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    more = f" and {len(known) - 15} more" if len(known) > 15 else ""
-    return f"known: {', '.join(known[:15])}{more}"
 
 
 def names() -> list[str]:
@@ -55,11 +49,24 @@ def names() -> list[str]:
     return sorted(_files())
 
 
+def built_in() -> list[str]:
+    """The names of the methods in this folder, sorted."""
+    return [name for name in names() if file(name).parent == _HERE]
+
+
 def add_plugin(path: str | Path) -> str:
-    """Register the method in a file outside this folder and return its name (the file's name)."""
+    """Register the method in a file outside this folder and return its name (the file's name).
+
+    Its source is read now: what this process runs and what it notes is this text, whatever becomes
+    of the file. Registered again, the file is read again.
+
+    Raises:
+        MethodError: there is no such file, it is not a method, or its name is taken.
+    """
     path = Path(path).resolve()
     if not path.is_file():
         raise MethodError(f"{path}: no such plug-in file")
+    _forget()
     try:
         is_method = _defines_attach(path)
     except SyntaxError as error:
@@ -73,7 +80,12 @@ def add_plugin(path: str | Path) -> str:
     return path.stem
 
 
-def options(name: str, given: typing.Mapping[str, Any] | None = None):
+def plugins() -> dict[str, Path]:
+    """The files given by `add_plugin`, by the method's name."""
+    return dict(_plugins)
+
+
+def options(name: str, given: Mapping[str, Any] | None = None) -> Any:
     """The method's options as a frozen dataclass: defaults overridden by `given`, types checked.
 
     Raises:
@@ -99,20 +111,93 @@ def options(name: str, given: typing.Mapping[str, Any] | None = None):
 
 def describe(name: str) -> str:
     """The method's docstring: citation, equation, shapes, parameter formula."""
-    return ast.get_docstring(_tree(_file(name))) or ""
+    return ast.get_docstring(_tree(file(name))) or ""
 
 
 @cache
-def load(name: str) -> types.ModuleType:
+def module(name: str) -> types.ModuleType:
     """Import the method's module (and with it torch)."""
-    path = _file(name)
+    path = file(name)
     if path.parent == _HERE:
-        return importlib.import_module(f"methods.{name}")
+        return importlib.import_module(f".{name}", __package__)
     spec = importlib.util.spec_from_file_location(f"methods_plugin_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
+    assert spec is not None  # of a file that ends in .py
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded  # dataclasses look their module up there
+    exec(compile(_source(path), str(path), "exec"), loaded.__dict__)
+    lines = _source(path).decode().splitlines(keepends=True)
+    linecache.cache[str(path)] = (len(lines), None, lines, str(path))  # for tracebacks
+    return loaded
+
+
+def file(name: str) -> Path:
+    """The method's file.
+
+    Raises:
+        MethodError: there is no such method.
+    """
+    files = _files()
+    if name not in files:
+        raise MethodError(f"unknown method {name!r}; {nearest(name, files)}")
+    return files[name]
+
+
+def display(path: Path) -> str:
+    """How a message names a method's file: methods/lora.py, or where a plug-in lies."""
+    return f"methods/{path.relative_to(_HERE)}" if path.is_relative_to(_HERE) else str(path)
+
+
+def code_files(name: str) -> list[Path]:
+    """The files that the method's numbers belong to, its own first; see the top of this file."""
+    found = [file(name)]
+    for path in found:  # grows while it is gone through
+        found += [other for other in _imported(path) if other not in found]
+    return found
+
+
+@cache
+def code_hash(name: str) -> str:
+    """12 hex digits over the names and the content of `code_files`."""
+    content = hashlib.sha256()
+    for path in code_files(name):
+        raw = _source(path)
+        content.update(f"{path.name} {len(raw)}\n".encode() + raw)
+    return content.hexdigest()[:12]
+
+
+def _imported(path: Path) -> Iterator[Path]:
+    """The files of this folder that a method's file imports, but for the common ground."""
+    package = __package__
+    if path.is_relative_to(_HERE):
+        package = ".".join([__package__, *path.parent.relative_to(_HERE).parts])
+    for node in ast.walk(_tree(path)):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        home = node.module or ""
+        if node.level:
+            home = importlib.util.resolve_name("." * node.level + home, package)
+        for name in (home, *(f"{home}.{alias.name}" for alias in node.names)):
+            inside = name.removeprefix(f"{__package__}.").split(".")
+            if name.startswith(f"{__package__}.") and inside[0] not in _GROUND:
+                other = _HERE.joinpath(*inside).with_suffix(".py")
+                if other.is_file():
+                    yield other
+
+
+def source(name: str) -> bytes:
+    """The method's file as this process knows it."""
+    return _source(file(name))
+
+
+@cache
+def _source(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def _forget() -> None:
+    """Read every file again that is asked for from now on."""
+    for function in (_source, _tree, _files, _options_class, module, code_hash):
+        function.cache_clear()
 
 
 @cache
@@ -125,16 +210,9 @@ def _files() -> dict[str, Path]:
     return found | _plugins
 
 
-def _file(name: str) -> Path:
-    files = _files()
-    if name not in files:
-        raise MethodError(f"unknown method {name!r}; {nearest(name, files)}")
-    return files[name]
-
-
 @cache
 def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return ast.parse(_source(path), str(path))
 
 
 def _defines_attach(path: Path) -> bool:
@@ -145,7 +223,7 @@ def _defines_attach(path: Path) -> bool:
 @cache
 def _options_class(name: str) -> type:
     """The file's Options class, built from its source alone."""
-    path = _file(name)
+    path = file(name)
     for node in _tree(path).body:
         if isinstance(node, ast.ClassDef) and node.name == "Options":
             space = {"dataclass": dataclasses.dataclass, "Literal": typing.Literal}
@@ -153,40 +231,6 @@ def _options_class(name: str) -> type:
             try:
                 exec(compile(ast.Module([node], []), str(path), "exec"), space)
             except NameError:  # it uses more of its module than a dataclass needs
-                return load(name).Options
+                return module(name).Options
             return space["Options"]
     return dataclasses.make_dataclass("Options", [], frozen=True)
-
-
-def checked(where: str, value: Any, kind: Any) -> Any:
-    """`value` as type `kind`: bool, int, float, str, None, Literal, tuple or a union of them.
-
-    Text is accepted for a number (YAML reads 5e-4 as text) and for a tuple (comma-separated).
-
-    Raises:
-        InputError: it is of another type or not among the choices; begins with `where`.
-    """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
-        if value in arguments and not isinstance(value, bool):
-            return value
-        raise InputError(f"{where}: found {value!r}, expected one of {', '.join(arguments)}")
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return checked(where, value, next(a for a in arguments if a is not type(None)))
-    if origin is tuple:
-        items = value.split(",") if isinstance(value, str) else value
-        if isinstance(items, list | tuple):
-            return tuple(checked(where, item, arguments[0]) for item in items)
-    elif kind in (int, float) and not isinstance(value, bool):
-        try:
-            number = kind(value)
-            if not isinstance(value, float) or number == value:  # 2.5 is no int
-                return number
-        except (TypeError, ValueError):
-            pass
-    elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-        return value
-    expected = "list" if origin is tuple else kind.__name__
-    raise InputError(f"{where}: found {value!r}, expected {expected}")

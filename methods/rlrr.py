@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .anatomy import Adapted, Anatomy, Slot
-from .rescaled import Rescaled, rescale
+from .products.rescaled import Rescaled, rescale
 from .ssf import scale_shift
 
 

@@ -1,7 +1,5 @@
 """Count the trained parameters of every row of Tables 2-6 and compare with the printed Params.(M).
 
-    python -m paper_tables.audit [--csv FILE]
-
 Every row is counted in models that are built (without storage), with the options of its spec and
 of its recipe for each task, averaged over the benchmark's tasks, with the head or without as the
 row's spec says. Verdicts:
@@ -11,13 +9,10 @@ equal, solved backwards   to two decimals, with options found from the printed n
 differs                   by how much, and what is likely behind it
 """
 
-import argparse
 import copy
-import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -26,20 +21,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-import methods
-from benchmarks.record import write_atomically
-from methods.registry import InputError
-
+from .. import methods
 from . import specs
-from .build import printed_numbers
-from .specs import Cell
+from .plan import Cell, TableRequest, plan
+from .table import printed_numbers
 
 EQUAL, SOLVED, DIFFERS = VERDICTS = ("equal", "equal, solved backwards", "differs")
 STYLES = {EQUAL: "green", SOLVED: "yellow", DIFFERS: "red"}
 
 
 @dataclass(frozen=True)
-class Line:
+class AuditLine:
     """A row of a table with its numbers, in millions of parameters."""
 
     table: str
@@ -56,25 +48,23 @@ class Line:
     remark: str
 
 
-def audit() -> list[Line]:
+def audit() -> list[AuditLine]:
     """Every row of Tables 2-6, in their order."""
     profile = specs.profile("paper")
     lines = []
-    for name in (name for names in specs.TABLES.values() for name in names):
-        spec = specs.load(name)
+    for name in specs.every():
+        spec = specs.spec(name)
         printed = printed_numbers(spec)
-        if not printed:
-            continue  # Fig. 2 prints no counts
-        cells: dict[str, list[Cell]] = {}
-        if not printed:  # a figure
+        if not printed:  # Fig. 2 prints no counts
             continue
-        for cell in specs.plan(spec, profile, seeds=[0]):
-            cells.setdefault(cell.row.key, []).append(cell)
-        lines += [_line(own, printed[key, "params_m"]) for key, own in cells.items()]
+        rows: dict[str, list[Cell]] = {}
+        for cell in plan(TableRequest(spec, profile, seeds=(0,))):
+            rows.setdefault(cell.row.key, []).append(cell)
+        lines += [_line(cells, printed[key, "params_m"]) for key, cells in rows.items()]
     return lines
 
 
-def _line(cells: list[Cell], printed: float) -> Line:
+def _line(cells: list[Cell], printed: float) -> AuditLine:
     """The line of one row from its cells, one a task."""
     row, spec = cells[0].row, cells[0].spec
     chosen = [cell.config.options for cell in cells]
@@ -90,19 +80,19 @@ def _line(cells: list[Cell], printed: float) -> Line:
     verdict = DIFFERS
     if f"{computed:.2f}" == f"{printed:.2f}":
         verdict = SOLVED if row.setting == "solved" else EQUAL
-    return Line(
-        spec.name,
-        row.key,
-        row.label,
-        row.method,
-        row.backbone,
-        _in_words(row.backbone, row.method, chosen),
-        row.params,
-        printed,
-        round(computed, 6),
-        round(computed - printed, 6),
-        verdict,
-        row.remark,
+    return AuditLine(
+        table=spec.name,
+        row=row.key,
+        label=row.label,
+        method=row.method,
+        backbone=row.backbone,
+        options=_in_words(row.backbone, row.method, chosen),
+        counted=row.params,
+        printed_m=printed,
+        computed_m=round(computed, 6),
+        difference_m=round(computed - printed, 6),
+        verdict=verdict,
+        remark=row.remark,
     )
 
 
@@ -145,13 +135,13 @@ def _in_words(backbone: str, method: str, chosen: list[dict[str, Any]]) -> str:
     return "; ".join(words)
 
 
-def totals(lines: list[Line]) -> dict[str, int]:
+def totals(lines: list[AuditLine]) -> dict[str, int]:
     """How many rows have each verdict."""
     counts = Counter(line.verdict for line in lines)
     return {verdict: counts[verdict] for verdict in VERDICTS}
 
 
-def show(lines: list[Line], console: Console) -> None:
+def show(lines: list[AuditLine], console: Console) -> None:
     """Print the lines, a section a table, and the totals."""
     table = Table(
         title="Trained parameters in millions, printed and counted", box=None, padding=(0, 1)
@@ -190,35 +180,9 @@ def show(lines: list[Line], console: Console) -> None:
     )
 
 
-def csv_text(lines: list[Line]) -> str:
-    """The lines as CSV, a column a field of `Line`."""
+def csv_text(lines: list[AuditLine]) -> str:
+    """The lines as CSV, a column a field of `AuditLine`."""
     import pandas as pd
 
-    columns = [field.name for field in fields(Line)]
+    columns = [field.name for field in fields(AuditLine)]
     return pd.DataFrame([asdict(line) for line in lines], columns=columns).to_csv(index=False)
-
-
-def main(argv: list[str] | None = None) -> int:
-    text = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m paper_tables.audit", None, __doc__)
-    parser.formatter_class = text
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the lines there as well")
-    arguments = parser.parse_args(argv)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
-    try:
-        lines = audit()
-        show(lines, console)
-        if arguments.csv:
-            arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(arguments.csv, csv_text(lines))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: --csv: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

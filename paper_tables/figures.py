@@ -1,7 +1,6 @@
 """Figures from a built table, sized for one column of a paper, safe for the colour-blind."""
 
 import io
-import os
 from pathlib import Path
 
 import matplotlib
@@ -15,6 +14,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
+from ..benchmarks.files import replacing
 from . import stats
 from .table import Table
 
@@ -53,7 +53,7 @@ PLACES = [  # where a label may lie beside its point: offset in points, alignmen
 def all_of(table: Table) -> dict[str, tuple[Figure, str]]:
     """The figures of a table by file stem, each with its caption; those without data are left out,
     but not the paper's own."""
-    name = table.spec.name
+    name = table.name
     found = {}
     with plt.rc_context(STYLE):
         if any("layers" in config.options for cell in table.cells if (config := cell.like)):
@@ -188,7 +188,7 @@ def critical_differences(table: Table) -> dict[str, tuple[Figure, str]]:
         least = 2.0 ** (1 - own.shape[1]) * len(own) * (len(own) - 1) / 2
         if least > 0.05:
             caption += " So few tasks cannot tell any two of so many rows apart."
-        stem = f"{table.spec.name}_ranks{'_' + group if group else ''}"
+        stem = f"{table.name}_ranks{'_' + group if group else ''}"
         found[stem] = (_diagram(ranks, p), caption)
     return found
 
@@ -220,10 +220,9 @@ def save(figure: Figure, stem: str, out: Path) -> list[Path]:
     paths = []
     for suffix in ("pdf", "png"):
         path = out / f"{stem}.{suffix}"
-        draft = path.with_name(f".{path.name}-{os.getpid()}")
         extra = {"metadata": {"CreationDate": None}} if suffix == "pdf" else {}
-        figure.savefig(draft, format=suffix, dpi=200, **extra)
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            figure.savefig(draft, format=suffix, dpi=200, **extra)
         paths.append(path)
     return paths
 

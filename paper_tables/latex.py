@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
-import methods
+from .. import methods
+from .views import DIRTY, FLAG, MIXED, OUTDATED, UNNAMED, Sheet
 
-from .views import UNNAMED, Sheet
-
+MARKED = {DIRTY: r"\dagger", FLAG: r"\ddagger", MIXED: r"\S", OUTDATED: r"\P"}
 SYMBOLS = {
     **{"≤": r"$\leq$", "–": "--", "±": r"$\pm$"},
-    **{"†": r"\rlap{$^\dagger$}", "‡": r"\rlap{$^\ddagger$}"},
+    **{mark: rf"\rlap{{$^{symbol}$}}" for mark, symbol in MARKED.items()},
 }
 CSS = {"best": "textbf:--rwrap;", "second": "underline:--rwrap;", "": ""}
 WHAT = {"ours": "ours", "std": r"$\pm$", "printed": "printed", "delta": r"$\Delta$"}
@@ -53,7 +53,8 @@ def table(sheet: Sheet) -> str:
             [(escape(label), WHAT[what]) for label, what in frame.index]
         )
     elif ticks:
-        on = {row.label: methods.options(row.method, row.options) for row in spec.rows.values()}
+        rows = {cell.row.label: cell.row for cell in sheet.table.cells}
+        on = {label: methods.options(row.method, row.options) for label, row in rows.items()}
         frame.index = [
             " & ".join(TICKS[getattr(on[label], name)] for name in ticks) for label in frame.index
         ]
@@ -77,12 +78,12 @@ def table(sheet: Sheet) -> str:
         body = "\n".join(lines)
     body = _rules(body, sheet, two, 2 + two + max(0, len(ticks) - 1))
     kind = "table*" if len(frame.columns) > 4 else "table"
-    name = spec.name + ("" if sheet.view == "ours" else f"-{sheet.view}")
+    name = sheet.table.name + ("" if sheet.view == "ours" else f"-{sheet.view}")
     number, _, title = sheet.title.partition(": ")
     marked = f" {MARKS}" if (sheet.marks != "").any(axis=None) else ""
     caption = escape(f"{PAPER}, {number}: {title}. {' '.join(sheet.notes)}{marked}")
-    for symbol in ("dagger", "ddagger"):  # set apart from its explanation in running text
-        caption = caption.replace(rf"\rlap{{$^\{symbol}$}}", rf"$^\{symbol}$")
+    for symbol in MARKED.values():  # set apart from its explanation in running text
+        caption = caption.replace(rf"\rlap{{$^{symbol}$}}", rf"$^{symbol}$")
     return (
         f"\\begin{{{kind}}}[t]\n\\centering\n\\setlength{{\\tabcolsep}}{{3pt}}\n"
         f"\\caption{{{caption}}}\n\\label{{tab:{name}}}\n"

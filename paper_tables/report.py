@@ -1,13 +1,11 @@
-"""One HTML page about a profile's results: python -m paper_tables.report [--profile demo].
+"""One HTML page about a profile's results.
 
 Self-contained: no network, no other file. Tables with sortable columns and three views, plots,
 tests over tasks, selection optimism, costs, what is missing, failed or kept apart, provenance.
 """
 
-import argparse
 import base64
 import math
-import sys
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
@@ -16,11 +14,8 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from benchmarks.record import write_atomically
-from methods.registry import InputError
-
-from . import build, figures, specs, stats, views
-from .records import Records, fingerprint, is_dirty, scan
+from . import figures, output, specs, stats, views
+from .records import Records
 from .specs import Profile
 from .table import Table
 
@@ -36,16 +31,15 @@ epoch's accuracy, over runs made with --protocol best_test."""
 
 def render(profile: Profile, records: Records) -> str:
     """The page as HTML."""
-    names = [name for own in specs.TABLES.values() for name in own]
-    built = build.tables(names, profile, records)
-    scored = build.tables(names, profile, records, "best_test")
+    built = output.whole(specs.every(), profile, records)
+    scored = output.whole(specs.every(), profile, records, "best_test")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     runs = len(records.done)
-    ended = max((r.get("ended") or "" for r in records.done.values()), default="")
+    ended = max((record.ended or "" for record in records.done.values()), default="")
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=f"RLRR benchmark: results of the {profile.name} profile",
         intro=f"{profile.note} {runs} finished runs, the newest of {ended or 'never'}; "
-        f"state {fingerprint(records)}.",
+        f"state {records.state}.",
         views=views.VIEWS if any(table.printed for table in built) else (),
         tables=[_table(table, records) for table in built],
         frames=_frames(built, scored, records),
@@ -108,6 +102,9 @@ def _hint(cell: Any) -> str:
     parts = [f"{cell.seeds:.0f} of {cell.wanted:.0f} seeds"] if cell.seeds == cell.seeds else []
     parts += [f"{cell.failed:.0f} failed"] if cell.failed > 0 else []
     parts += [f"{cell.dirty:.0f} of code not committed"] if cell.dirty > 0 else []
+    parts += [f"runs differ in {cell.mixed}"] if cell.mixed else []
+    if cell.outdated > 0:
+        parts.append(f"{cell.outdated:.0f} made with another method file or other inputs")
     parts += [cell.flag] if cell.flag else []
     parts += [f"runs {cell.runs}"] if cell.runs and cell.seeds else []
     return "; ".join(parts)
@@ -134,7 +131,7 @@ def _frames(built: list[Table], scored: list[Table], records: Records) -> list[d
     costs = pd.concat([stats.costs(table, records) for table in built])
     failed = pd.DataFrame(
         [
-            {"run": run_id, **{k: r["config"].get(k) for k in WHICH}, "error": r.get("error")}
+            {"run": run_id, **{k: getattr(r.config, k) for k in WHICH}, "error": r.error}
             for run_id, r in records.failed.items()
         ]
     )
@@ -179,13 +176,13 @@ def _shown(value: Any) -> tuple[str, str, bool]:
 def _made(records: Records) -> pd.DataFrame:
     """How many runs of which code on which device."""
     keys = ("git_commit", "torch", "timm", "python", "device", "precision", "data_variant")
-    found: Counter = Counter()
+    counts: Counter = Counter()
     for record in records.done.values():
-        commit = (record.get("git_commit") or "unknown")[:12]
-        commit += views.DIRTY if is_dirty(record) else ""
-        found[commit, *(str(record.get(key)) for key in keys[1:])] += 1
+        commit = (record.git_commit or record.version or "unknown")[:12]
+        commit += views.DIRTY if record.dirty else ""
+        counts[commit, *(str(getattr(record, key)) for key in keys[1:])] += 1
     names = [key.removeprefix("git_") for key in keys]
-    return pd.DataFrame([[*made, runs] for made, runs in found.items()], columns=[*names, "runs"])
+    return pd.DataFrame([[*made, runs] for made, runs in counts.items()], columns=[*names, "runs"])
 
 
 def _recipes(built: list[Table]) -> pd.DataFrame:
@@ -195,32 +192,3 @@ def _recipes(built: list[Table]) -> pd.DataFrame:
         for cell in table.cells
     }
     return pd.DataFrame(list(found), columns=["table", "row", "recipe"])
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m paper_tables.report", description=__doc__)
-    parser.add_argument("--profile", help="default: all of them")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="default results/<profile>")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="default out/<profile>/report.html"
-    )
-    arguments = parser.parse_args(argv)
-    try:
-        if not arguments.profile and (arguments.results or arguments.out):
-            raise specs.ConfigError("--results and --out need --profile: one folder, one profile")
-        for name in [arguments.profile] if arguments.profile else specs.profiles():
-            profile = specs.profile(name)
-            records = scan(arguments.results or build.ROOT / "results" / name)
-            default = build.ROOT / "paper_tables" / "out" / name / "report.html"
-            path = arguments.out or default
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, render(profile, records))
-            print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

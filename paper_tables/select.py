@@ -1,4 +1,4 @@
-"""Selection rules: functions over a cell's records, applied after the fact.
+"""How a protocol selects a number: functions over a cell's records, applied after the fact.
 
 recipe      published settings, the last epoch's accuracy
 val         settings by the accuracy on the validation images, then trained anew on all training
@@ -9,14 +9,14 @@ best_test   the best of the accuracies on the test set, the papers' habit; alway
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import ROUND_HALF_UP, Decimal
 from statistics import mean, stdev
-from typing import Any
 
-from benchmarks.config import RunConfig
+from ..benchmarks.config import RunConfig
+from ..benchmarks.record import RunRecord
+from .plan import Cell, Protocol
 
-from .specs import Cell
-
-RULES = {"recipe": "top1_last", "val": "top1_last", "best_test": "top1_best_test"}
+SCORES = {"recipe": "top1_last", "val": "top1_last", "best_test": "top1_best_test"}
 LABELS = {
     "recipe": "last epoch, settings of the recipe",
     "val": "last epoch, settings chosen on validation images, trained anew on all training images",
@@ -42,14 +42,17 @@ class Score:
         return len(self.values)
 
 
-def score(run_ids: Sequence[str], records: Mapping[str, Mapping[str, Any]], rule: str) -> Score:
-    """The cell's score by a rule, from the records of its runs that are done."""
-    key = RULES[rule]
-    values = [
-        records[run_id][key]
-        for run_id in run_ids
-        if run_id in records and records[run_id].get(key) is not None
-    ]
+def rounded(value: float, digits: int) -> str:
+    """A number as a person rounds it: half goes up, not to the even neighbour."""
+    exact = Decimal(repr(round(float(value), 9)))
+    return str(exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+
+
+def score(run_ids: Sequence[str], records: Mapping[str, RunRecord], protocol: Protocol) -> Score:
+    """The cell's score by a protocol, from the records of its runs that are done."""
+    key = SCORES[protocol]
+    scores = (getattr(records[run_id], key) for run_id in run_ids if run_id in records)
+    values = [value for value in scores if value is not None]
     complete = bool(values) and len(values) == len(run_ids)
     return Score(
         value=mean(values) if complete else math.nan,
@@ -59,38 +62,36 @@ def score(run_ids: Sequence[str], records: Mapping[str, Mapping[str, Any]], rule
     )
 
 
-def winner(
-    trials: Sequence[RunConfig], read: Callable[[str], Mapping[str, Any] | None]
-) -> RunConfig | None:
+Read = Callable[[str], RunRecord | None]  # a run's record by its id, None where there is none
+
+
+def winner(trials: Sequence[RunConfig], read: Read) -> RunConfig | None:
     """The trial with the best accuracy on the validation images; None while one is not done.
 
     Of equal ones that with the smaller learning rate, then the smaller weight decay, then the first
     of the grid. A trial that diverged has lost; one that failed for another reason is not done.
-
-    Args:
-        read: a run's record by its id, None where there is none.
     """
     ranked = []
-    for place, trial in enumerate(trials):
+    for position, trial in enumerate(trials):
         record = read(trial.run_id)
         if record is None:
             return None
-        if record["status"] == "done":
+        if record.top1_val is not None and record.done:
             recipe = trial.recipe
-            ranked.append((-record["top1_val"], recipe.lr, recipe.weight_decay, place))
-        elif not str(record.get("error")).startswith("Diverged"):
+            ranked.append((-record.top1_val, recipe.lr, recipe.weight_decay, position))
+        elif record.reason != "diverged":
             return None
     return trials[min(ranked)[-1]] if ranked else None
 
 
-def decide(cells: Iterable[Cell], read: Callable[[str], Mapping[str, Any] | None]) -> list[Cell]:
+def decide(cells: Iterable[Cell], read: Read) -> list[Cell]:
     """The cells, with a config where their trials are done."""
-    found: dict[tuple[str, ...], RunConfig | None] = {}
+    winners: dict[tuple[str, ...], RunConfig | None] = {}
     decided = []
     for cell in cells:
         ids = tuple(trial.run_id for trial in cell.trials)
-        if ids and ids not in found:
-            found[ids] = winner(cell.trials, read)
-        best = found.get(ids) if ids else None
+        if ids and ids not in winners:
+            winners[ids] = winner(cell.trials, read)
+        best = winners.get(ids) if ids else None
         decided.append(replace(cell, config=cell.final(best), reason="") if best else cell)
     return decided

@@ -1,22 +1,19 @@
-"""Specs: the rows and columns of the paper's tables as YAML, and the runs that each cell needs.
+"""Specs: the rows and columns of the paper's tables as YAML. No torch is needed.
 
 A spec says which method, options, backbone and recipe a row stands for; a profile says what the
-names mean (the paper's, or the demo's). `plan` turns both into run configs. No torch is needed.
+names mean (the paper's, or the demo's). plan.py turns both into run configs.
 """
 
 import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import methods
-from benchmarks import recipes, tasks
-from benchmarks.config import ConfigError, RunConfig
-from benchmarks.recipes import read_yaml
-from benchmarks.tasks import Task
-from methods.registry import nearest
+from .. import methods
+from ..benchmarks import tasks
+from ..benchmarks.files import read_yaml
+from ..methods.errors import ConfigError, nearest
 
 FOLDER = Path(__file__).with_name("specs")
 PROFILES = Path(__file__).with_name("profiles.yaml")
@@ -28,7 +25,6 @@ TABLES = {
     "6": ("table6",),
     "fig2": ("fig2",),
 }
-PROTOCOLS = ("recipe", "val", "best_test")
 ORDERS = ("first", "last")  # which layers Fig. 2 adapts
 COUNTED = ("trainable", "method")  # what the printed Params. column counts: with the head, without
 SETTINGS = ("documented", "solved")  # how the options behind that column are known
@@ -90,47 +86,36 @@ class Profile:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of one cell of a table; without a config, `reason` says why it cannot be run.
+def named(word: str) -> tuple[str, ...]:
+    """The specs that a word stands for: 2, table2, 4 (its two halves), 4a, fig2, or a file.
 
-    trials: protocol `val` only, the runs that decide about the config: the grid's settings, trained
-    without the validation images and scored on them. `select.decide` gives the config then.
+    Raises:
+        ConfigError: it stands for none.
     """
+    key = word.lower().removeprefix("table")
+    if key in TABLES:
+        return TABLES[key]
+    for name in (word.lower(), f"table{key}"):
+        if name in every():
+            return (name,)
+    if word.endswith((".yaml", ".yml")):
+        return (word,)
+    raise ConfigError(f"unknown table {word!r}; {nearest(word, [*TABLES, *every()])}")
 
-    spec: Spec
-    row: Row
-    task: Task
-    seed: int
-    config: RunConfig | None
-    source: str = ""  # where the recipe's values come from
-    reason: str = ""
-    trials: tuple[RunConfig, ...] = ()
-    train_split: str = "trainval"
 
-    @property
-    def like(self) -> RunConfig | None:
-        """The cell's run or, while its trials decide about it, one of them."""
-        return self.config or next(iter(self.trials), None)
-
-    @property
-    def runs(self) -> tuple[RunConfig, ...]:
-        """Its trials, and its own run once it is known which that is."""
-        return (*self.trials, self.config) if self.config else self.trials
-
-    def final(self, trial: RunConfig) -> RunConfig:
-        """The run that the cell asks for if this trial is the winner."""
-        return replace(trial, train_split=self.train_split, eval_split="test", seed=self.seed)
+def every() -> tuple[str, ...]:
+    """The names of all of the paper's specs, in its order."""
+    return tuple(name for names in TABLES.values() for name in names)
 
 
 @cache
-def load(name: str) -> Spec:
-    """A spec by name ("table2"), every key checked.
+def spec(name: str) -> Spec:
+    """A spec by name ("table2") or by its file, every key checked.
 
     Raises:
         ConfigError: names the file and the key.
     """
-    path = FOLDER / f"{name}.yaml"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     content = read_yaml(path)
     defaults = {"backbone": content.pop("backbone", None)}
     content |= {key: tuple(content.get(key, ())) for key in ("tasks", "ticks")}
@@ -149,7 +134,7 @@ def load(name: str) -> Spec:
         rows[key] = Row(**({"key": key} | defaults | values))
         _check_counting(rows[key], content.get("benchmark"), f"{path}: row {key}")
     try:
-        return Spec(name=name, rows=rows, **content)
+        return Spec(name=path.stem, rows=rows, **content)
     except TypeError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -210,125 +195,3 @@ def profile(name: str) -> Profile:
 
 def profiles() -> list[str]:
     return list(read_yaml(PROFILES))
-
-
-def chosen_rows(spec: Spec, wanted: Iterable[str] | None) -> list[Row]:
-    """The rows by key or label; a method that is no row gets one, with our default recipe.
-
-    The table's rows come in its order, the others after them.
-
-    Raises:
-        ConfigError: a word that is neither a row nor a method.
-    """
-    if wanted is None:
-        return list(spec.rows.values())
-    by_label = {row.label.lower(): key for key, row in spec.rows.items()}
-    rows = []
-    for word in wanted:
-        key = by_label.get(word.lower(), word)
-        if key in spec.rows:
-            rows.append(spec.rows[key])
-        elif word in methods.names():
-            backbone = next(iter(spec.rows.values())).backbone
-            rows.append(Row(word, word, word, backbone, "ours"))
-        else:
-            known = {*spec.rows, *methods.names()}
-            raise ConfigError(f"unknown row {word!r} of {spec.name}; {nearest(word, known)}")
-    order = {key: place for place, key in enumerate(spec.rows)}
-    return sorted(rows, key=lambda row: order.get(row.key, len(order)))
-
-
-def plan(
-    spec: Spec,
-    profile: Profile,
-    rows: Iterable[str] | None = None,
-    wanted_tasks: Iterable[str] | None = None,
-    seeds: Iterable[int] | None = None,
-    protocol: str = "recipe",
-    overrides: dict[str, Any] | None = None,
-    smoke: bool = False,
-) -> list[Cell]:
-    """The runs of a table, row by row, task by task, seed by seed.
-
-    Args:
-        overrides: recipe keys that win over the recipe files, such as {"epochs": 1}.
-
-    Raises:
-        ConfigError, MethodError: an unknown row, task, recipe key or option.
-    """
-    benchmark = profile.benchmarks.get(spec.benchmark, spec.benchmark)
-    if wanted_tasks is None and spec.tasks:
-        wanted_tasks = [profile.tasks.get(name, name) for name in spec.tasks]
-    columns = tasks.select(benchmark, wanted_tasks)
-    cells = []
-    for row in chosen_rows(spec, rows):
-        backbone = profile.backbones.get(row.backbone, row.backbone)
-        for task in columns:
-            first = _cell(spec, row, profile, backbone, task, protocol, overrides or {}, smoke)
-            for seed in profile.seeds if seeds is None else seeds:
-                config = replace(first.config, seed=seed) if first.config else None
-                cells.append(replace(first, seed=seed, config=config))
-    return cells
-
-
-def _cell(
-    spec: Spec,
-    row: Row,
-    profile: Profile,
-    backbone: str,
-    task: Task,
-    protocol: str,
-    overrides: dict[str, Any],
-    smoke: bool,
-) -> Cell:
-    """A cell of seed 0; a trial is of seed 0 too, whatever the table's seeds are."""
-    if row.method not in methods.names():
-        return Cell(spec, row, task, 0, None, reason=f"method {row.method!r} is not built")
-    recipe = profile.recipe or row.recipe
-
-    def config(found: recipes.Resolved) -> RunConfig:
-        return _config(row, profile, backbone, task, found, protocol, smoke)
-
-    found = recipes.resolve(recipe, row.method, backbone, task, overrides)
-    source = f"recipe {recipe}: {found.source}"
-    if protocol != "val":
-        return Cell(spec, row, task, 0, config(found), source)
-    points = recipes.trials(recipe, row.method, backbone, task, overrides)
-    trials = [replace(config(point), train_split="train", eval_split="val") for point in points]
-    trials = tuple({trial.run_id: trial for trial in trials}.values())
-    reason = "its trials on the validation images are not done"
-    return Cell(spec, row, task, 0, None, source, reason, trials, found.train_split)
-
-
-def _config(
-    row: Row,
-    profile: Profile,
-    backbone: str,
-    task: Task,
-    found: recipes.Resolved,
-    protocol: str,
-    smoke: bool,
-) -> RunConfig:
-    own = dict(row.options)
-    order, _, k = str(own.get("layers", "")).partition(":")
-    if order in ORDERS and k.isdigit():
-        own["layers"] = f"{order}:{profile.layers.get(int(k), int(k))}"
-    options = methods.options(row.method, found.options | own)
-    defaults = methods.options(row.method)
-    changed = {
-        key: value
-        for key, value in dataclasses.asdict(options).items()
-        if value != getattr(defaults, key)
-    }
-    changed = {k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}
-    return RunConfig(
-        benchmark=task.benchmark,
-        task=task.name,
-        backbone=backbone,
-        method=row.method,
-        options=changed,
-        recipe=found.recipe,
-        train_split=found.train_split,
-        eval_every=1 if protocol == "best_test" else 0,
-        smoke=smoke,
-    )

@@ -20,6 +20,7 @@ COSTS = (
     *("table", "row", "label", "runs", "device", "seconds_train", "seconds_total"),
     *("images_per_second", "peak_memory_mb", "gflops_per_image"),
 )
+MEDIANS = ("seconds_train", "seconds_total", "images_per_second", "gflops_per_image")
 
 
 def pairs(table: Table) -> pd.DataFrame:
@@ -87,21 +88,24 @@ def optimism(table: Table, records: Records) -> pd.DataFrame:
     numbers are of the same runs; tasks weigh the same whatever their number of runs.
     """
     lines = []
-    for row, label, own in _by_row(table):
-        found = [records.done[i] for i in own if i in records.done]
-        found = [record for record in found if record.get("top1_best_test") is not None]
+    for row, label, ids in _by_row(table):
+        scored = [
+            record
+            for record in (records.done[i] for i in ids if i in records.done)
+            if record.top1_best_test is not None
+        ]
         frame = pd.DataFrame(
             {
-                "task": [record["config"]["task"] for record in found],
-                "seed": [record["config"]["seed"] for record in found],
-                "last": [record["top1_last"] for record in found],
-                "best_test": [record["top1_best_test"] for record in found],
+                "task": [record.config.task for record in scored],
+                "seed": [record.config.seed for record in scored],
+                "last": [record.top1_last for record in scored],
+                "best_test": [record.top1_best_test for record in scored],
             }
         )
         means = frame.groupby("task")[["last", "best_test"]].mean().mean()
         lines.append(
             {
-                **{"table": table.spec.name, "row": row, "label": label, "runs": len(found)},
+                **{"table": table.spec.name, "row": row, "label": label, "runs": len(scored)},
                 **{"tasks": frame["task"].nunique(), "seeds": frame["seed"].nunique()},
                 **{"last": means["last"], "best_test": means["best_test"]},
                 "optimism": means["best_test"] - means["last"],
@@ -113,15 +117,15 @@ def optimism(table: Table, records: Records) -> pd.DataFrame:
 def costs(table: Table, records: Records) -> pd.DataFrame:
     """What a run costs, by row and device: medians over its runs, and the largest memory peak."""
     lines = []
-    for row, label, own in _by_row(table):
-        found = pd.DataFrame([records.done[i] for i in own if i in records.done])
-        for device, runs in found.groupby("device") if len(found) else []:
+    for row, label, ids in _by_row(table):
+        made = [records.done[i] for i in ids if i in records.done]
+        keys = ("device", "peak_memory_mb", *MEDIANS)
+        frame = pd.DataFrame([[getattr(r, key) for key in keys] for r in made], columns=keys)
+        for device, runs in frame.groupby("device"):
             line = {"table": table.spec.name, "row": row, "label": label, "device": device}
             line |= {"runs": len(runs), "peak_memory_mb": runs["peak_memory_mb"].max()}
-            for key in ("seconds_train", "seconds_total", "images_per_second", "gflops_per_image"):
-                line[key] = runs[key].median()
-            lines.append(line)
-        if not len(found):
+            lines.append(line | {key: runs[key].median() for key in MEDIANS})
+        if not made:
             lines.append({"table": table.spec.name, "row": row, "label": label, "runs": 0})
     return pd.DataFrame(lines, columns=COSTS)
 

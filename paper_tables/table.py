@@ -5,9 +5,10 @@ checkpoint (starred rows and SSF apart from the others), in every accuracy colum
 as printed, equal numbers sharing a mark. The parameter column has none.
 """
 
+import dataclasses
 import math
+from collections import Counter
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -15,9 +16,14 @@ from typing import Any
 import orjson
 import pandas as pd
 
+from .. import methods
+from ..benchmarks.config import Recipe, RunConfig
+from ..benchmarks.record import FIELDS, RunRecord
 from . import select
-from .records import Records, is_dirty
-from .specs import Cell, Profile, Spec
+from .plan import Cell, Protocol, TableRequest, plan
+from .records import Outdated, Records
+from .select import rounded
+from .specs import Profile, Spec
 
 PRINTED = Path(__file__).with_name("printed")
 PARAMS = "Params. (M)"
@@ -28,27 +34,49 @@ COUNTS = {
 }
 LONG = (
     *("table", "row", "label", "row_group", "column", "kind", "column_group", "heading"),
-    *("ours", "std", "seeds", "wanted", "failed", "dirty", "rank"),
+    *("ours", "std", "seeds", "wanted", "failed", "dirty", "mixed", "outdated", "rank"),
     *("printed", "printed_rank", "recomputed", "flag", "delta", "runs"),
 )
+
+
+# what the runs of a cell must have in common: a record's field -> how people call it
+ALIKE = {
+    "weights_fingerprint": "weights",
+    "data_fingerprint": "pixels",
+    "data_variant": "image format",
+    "precision": "precision",
+    "method_code": "method code",
+}
+OF_A_TASK = ("data_fingerprint",)  # different from task to task as a matter of course
 
 
 @dataclass
 class Table:
     """A table with its numbers.
 
-    long: one line a cell (columns LONG); records: one line a run.
+    long: one line a cell (columns LONG); runs: one line a run.
     """
 
-    spec: Spec
-    profile: Profile
-    rule: str
+    request: TableRequest
     cells: list[Cell]
     long: pd.DataFrame
-    records: pd.DataFrame
+    runs: pd.DataFrame
     title: str
     notes: list[str]
     printed: bool  # whether the paper prints numbers for these cells
+
+    @property
+    def spec(self) -> Spec:
+        return self.request.spec
+
+    @property
+    def profile(self) -> Profile:
+        return self.request.profile
+
+    @property
+    def name(self) -> str:
+        """Names its files; of a part of a table another name than of the whole."""
+        return self.request.name
 
     @property
     def seeds(self) -> int:
@@ -65,28 +93,33 @@ class Table:
         return wide.loc[cells["row"].unique(), cells["column"].unique()]
 
 
-def rounded(value: float, digits: int) -> str:
-    """A number as a person rounds it: half goes up, not to the even neighbour."""
-    exact = Decimal(repr(round(float(value), 9)))
-    return str(exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
-
-
 def build(
-    cells: list[Cell], records: Records, profile: Profile, rule: str = "recipe", remark: str = ""
+    request: TableRequest,
+    records: Records,
+    *,
+    cells: list[Cell] | None = None,
+    outdated: Outdated | None = None,
 ) -> Table:
-    """The table of these cells (of one spec) from the records.
+    """The table of a request from the records.
 
-    remark: what else must be said about ours, such as settings changed on the command line.
+    Args:
+        cells: what `plan(request)` gives, where that is known already.
+        outdated: what is known of records that were made with other inputs than today's, beyond
+            what the method files tell.
     """
-    spec, cells = cells[0].spec, select.decide(cells, records.get)
-    paper = {}
-    if spec.benchmark == cells[0].task.benchmark:
-        paper = printed_numbers(spec)
+    spec = request.spec
+    cells = select.decide(plan(request) if cells is None else cells, records.get)
+    outdated = outdated_code(cells, records) | (outdated or {})
+    paper = printed_numbers(spec) if spec.benchmark == cells[0].task.benchmark else {}
     flags = flagged(spec) if paper else {}
     rows: dict[str, list[Cell]] = {}
     for cell in cells:
         rows.setdefault(cell.row.key, []).append(cell)
-    lines = [line for own in rows.values() for line in _row_lines(own, records, rule)]
+    lines = [
+        line
+        for row_cells in rows.values()
+        for line in _row_lines(row_cells, records, request.protocol, outdated)
+    ]
     for line in lines:
         key = (line["row"], line["column"])
         line["printed"] = paper.get(key, math.nan)
@@ -95,16 +128,28 @@ def build(
     _rank(lines, "ours", "rank")
     _rank(lines, "printed", "printed_rank")
     return Table(
-        spec=spec,
-        profile=profile,
-        rule=rule,
+        request=request,
         cells=cells,
         long=pd.DataFrame(lines, columns=LONG),
-        records=_runs(cells, records),
-        title=_title(cells, profile),
-        notes=_notes(cells, profile, rule, remark),
+        runs=_runs(cells, records),
+        title=_title(cells, request.profile),
+        notes=_notes(cells, request),
         printed=bool(paper),
     )
+
+
+def outdated_code(cells: list[Cell], records: Records) -> Outdated:
+    """The finished runs whose method's files are others now; see methods/registry.py."""
+    changed: Outdated = {}
+    for cell in cells:
+        for config in cell.runs:
+            record = records.done.get(config.run_id)
+            if record is None or record.method_code is None:  # from before this was noted
+                continue
+            if record.method_code != methods.code_hash(config.method):
+                files = methods.code_files(config.method)
+                changed[config.run_id] = (" or ".join(map(methods.display, files)),)
+    return changed
 
 
 def _delta(line: dict[str, Any]) -> float:
@@ -139,26 +184,30 @@ def _title(cells: list[Cell], profile: Profile) -> str:
     return title
 
 
-def _notes(cells: list[Cell], profile: Profile, rule: str, remark: str) -> list[str]:
-    """What is said below the table; the last one is about ours."""
+def _notes(cells: list[Cell], request: TableRequest) -> list[str]:
+    """Footnotes; the last one describes our numbers."""
+    profile = request.profile
     seeds = len({cell.seed for cell in cells})
     how = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
     sizes = sorted({len(cell.trials) for cell in cells if cell.trials})
     grid = (
         f"{' to '.join(map(str, sizes[:: max(1, len(sizes) - 1)]))} settings tried" if sizes else ""
     )
-    how = ", ".join(part for part in (select.LABELS[rule], grid, how, remark) if part)
-    notes = [profile.note or cells[0].spec.note]
+    parts = (select.LABELS[request.protocol], grid, how, request.remark)
+    notes = [profile.note or request.spec.note]
     if profile.note:
-        played: dict[str, set[str]] = {}
+        stand_ins: dict[str, set[str]] = {}
         for c in cells:
             if c.like and c.like.backbone != c.row.backbone:
-                played.setdefault(c.like.backbone, set()).add(c.row.backbone)
-        notes += [f"{ours} in place of {' and '.join(sorted(p))}." for ours, p in played.items()]
-    return [*(note for note in notes if note), f"Ours: {how}."]
+                stand_ins.setdefault(c.like.backbone, set()).add(c.row.backbone)
+        notes += [f"{ours} in place of {' and '.join(sorted(p))}." for ours, p in stand_ins.items()]
+    ours = ", ".join(part for part in parts if part)
+    return [*(note for note in notes if note), f"Ours: {ours}."]
 
 
-def _row_lines(cells: list[Cell], records: Records, rule: str) -> list[dict[str, Any]]:
+def _row_lines(
+    cells: list[Cell], records: Records, protocol: Protocol, outdated: Outdated
+) -> list[dict[str, Any]]:
     """A row's lines: its tasks, its means, its parameters in millions."""
     spec, row = cells[0].spec, cells[0].row
     by_task: dict[str, list[Cell]] = {}
@@ -167,44 +216,73 @@ def _row_lines(cells: list[Cell], records: Records, rule: str) -> list[dict[str,
     lines: list[dict[str, Any]] = []
 
     def line(column: str, kind: str, group: str, heading: str, **values: Any) -> None:
-        line = dict.fromkeys(LONG, math.nan) | {"runs": "", "flag": ""}
+        line = dict.fromkeys(LONG, math.nan) | {"runs": "", "flag": "", "mixed": ""}
         line |= {"table": spec.name, "row": row.key, "label": row.label, "row_group": row.group}
         line |= {"column": column, "kind": kind, "column_group": group, "heading": heading}
         lines.append(line | values)
 
     scores: dict[str, list[select.Score]] = {}
-    for name, own in by_task.items():
-        ids = [cell.config.run_id for cell in own if cell.config]
-        score = select.score(ids, records.done, rule)
-        task = own[0].task
+    made: dict[str, list[list[RunRecord]]] = {}  # by group: the records of each of its tasks
+    for name, task_cells in by_task.items():
+        ids = [cell.config.run_id for cell in task_cells if cell.config]
+        score = select.score(ids, records.done, protocol)
+        task = task_cells[0].task
+        finished = [records.done[i] for i in ids if i in records.done]
         scores.setdefault(task.group, []).append(score)
+        made.setdefault(task.group, []).append(finished)
         line(
             *(name, "task", task.group, task.label),
             ours=score.value,
             std=score.std,
             seeds=score.seeds,
-            wanted=len(own),
+            wanted=len(task_cells),
             failed=sum(i in records.failed for i in ids),
-            dirty=sum(i in records.done and is_dirty(records.done[i]) for i in ids),
+            dirty=sum(record.dirty for record in finished),
+            mixed=mixture([finished]),
+            outdated=sum(record.run_id in outdated for record in finished),
             runs=" ".join(ids),
         )
     several = len(scores) > 1
-    for group, own in scores.items():
+    for group, group_scores in scores.items():
         if several:
-            line(f"mean_{group}", "group_mean", group, "Mean", **_mean([(own, 1 / len(own))]))
-    everything = [score for own in scores.values() for score in own]
+            mean_of_group = _mean([(group_scores, 1 / len(group_scores))])
+            mixed = mixture(made[group])
+            line(f"mean_{group}", "group_mean", group, "Mean", mixed=mixed, **mean_of_group)
+    everything = [score for group_scores in scores.values() for score in group_scores]
+    mixed = mixture([records for tasks in made.values() for records in tasks])
     n = len(everything)
     if n > 1:
-        line("mean", "mean", "all", f"Mean of {n} tasks", **_mean([(everything, 1 / n)]))
+        mean_of_all = _mean([(everything, 1 / n)])
+        line("mean", "mean", "all", f"Mean of {n} tasks", mixed=mixed, **mean_of_all)
     if several:
         weights = [(own, 1 / len(own) / len(scores)) for own in scores.values()]
         heading = f"Mean of {len(scores)} groups"
-        line("mean_groups", "mean", "all", heading, **_mean(weights))
+        line("mean_groups", "mean", "all", heading, mixed=mixed, **_mean(weights))
     counts = _millions(by_task, records)
     line("params_m", "params", "all", PARAMS, ours=counts[_convention(row.params)])
     for key, heading in COUNTS.items():
         line(key, "count", "all", heading, ours=counts[key])
     return lines
+
+
+def differences(tasks: list[list[RunRecord]]) -> dict[str, dict[str, int]]:
+    """In what the runs behind a number differ though they should not: field -> value -> runs.
+
+    Args:
+        tasks: the finished runs of each task; of several tasks, pixels are compared within each.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for key in ALIKE:
+        for group in tasks if key in OF_A_TASK else [[r for task in tasks for r in task]]:
+            values = Counter(getattr(r, key) for r in group if getattr(r, key) is not None)
+            if len(values) > 1:
+                found[key] = dict(values)
+    return found
+
+
+def mixture(tasks: list[list[RunRecord]]) -> str:
+    """The same in words: "weights, precision"."""
+    return ", ".join(ALIKE[key] for key in differences(tasks))
 
 
 def _convention(params: str) -> str:
@@ -238,7 +316,7 @@ def _millions(by_task: dict[str, list[Cell]], records: Records) -> dict[str, flo
         found.append(next((records.done[i] for i in ids if i in records.done), None))
     if None in found:
         return dict.fromkeys(COUNTS, math.nan)
-    return {key: mean(record[key[:-2]] for record in found) / 1e6 for key in COUNTS}
+    return {key: mean(getattr(record, key[:-2]) for record in found) / 1e6 for key in COUNTS}
 
 
 def _rank(lines: list[dict[str, Any]], source: str, into: str) -> None:
@@ -265,32 +343,31 @@ def _runs(cells: list[Cell], records: Records) -> pd.DataFrame:
 
     Trials come before the run that they decide about, once a row and task.
     """
-    columns: dict[str, list] = {}  # no list of lines: thousands of wide ones take much memory
-    recipes: list[dict[str, Any]] = []  # few different ones: spread out at the end
-    sources: list[str] = []
     asked: dict[tuple[str, str], Cell] = {}
     for cell in cells:
         for config in cell.runs:
-            asked.setdefault((cell.row.key, config.run_id), cell)
-    for (_, run_id), cell in asked.items():
-        record = records.done.get(run_id)
-        if record is None:
-            continue
-        config = dict(record["config"])
-        recipe = config.pop("recipe")
-        config["options"] = _json(config["options"])
-        rest = {k: v for k, v in record.items() if k not in ("config", "schema")}
-        rest = {k: _json(v) if isinstance(v, list) else v for k, v in rest.items()}
-        head = {"table": cell.spec.name, "row": cell.row.key, "run_id": rest.pop("run_id")}
-        for key, value in (head | config | rest).items():
-            column = columns.setdefault(key, [])
-            column += [None] * (len(recipes) - len(column))
-            column.append(value)
-        recipes.append(recipe)
-        sources.append(cell.source)
-    if not recipes:
+            if config.run_id in records.done:
+                asked.setdefault((cell.row.key, config.run_id), cell)
+    if not asked:
         return pd.DataFrame()
-    columns = {key: own + [None] * (len(recipes) - len(own)) for key, own in columns.items()}
-    for key in dict.fromkeys(key for own in {id(r): r for r in recipes}.values() for key in own):
-        columns[f"recipe_{key}"] = [recipe.get(key) for recipe in recipes]
-    return pd.DataFrame(columns | {"recipe_source": sources})
+    # column by column: a list of thousands of wide lines takes much memory
+    made = [records.done[run_id] for _, run_id in asked]
+    columns: dict[str, list[Any]] = {
+        "table": [cell.spec.name for cell in asked.values()],
+        "row": [row for row, _ in asked],
+        "run_id": [run_id for _, run_id in asked],
+    }
+    for name in RUN_FIELDS:
+        values = (getattr(record.config, name) for record in made)
+        columns[name] = [_json(v) if isinstance(v, dict) else v for v in values]
+    for name in RECORD_FIELDS:
+        values = (getattr(record, name) for record in made)
+        columns[name] = [_json(v) if isinstance(v, tuple | dict) else v for v in values]
+    for name in RECIPE_FIELDS:
+        columns[f"recipe_{name}"] = [getattr(record.config.recipe, name) for record in made]
+    return pd.DataFrame(columns | {"recipe_source": [cell.source for cell in asked.values()]})
+
+
+RUN_FIELDS = tuple(f.name for f in dataclasses.fields(RunConfig) if f.name != "recipe")
+RECIPE_FIELDS = tuple(f.name for f in dataclasses.fields(Recipe))
+RECORD_FIELDS = tuple(n for n in FIELDS if n not in ("schema", "run_id", "config", "curve"))

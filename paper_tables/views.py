@@ -12,12 +12,13 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table as Grid
 
-from .table import PARAMS, Table, rounded
+from .select import rounded
+from .table import PARAMS, Table
 
 VIEWS = ("ours", "printed", "compare")
 MISSING = "–"
 UNNAMED = ("all", "fgvc")  # groups whose name says nothing above their columns
-DIRTY, FLAG = "†", "‡"
+DIRTY, FLAG, MIXED, OUTDATED = "†", "‡", "§", "¶"
 SEEDS = ("all", "Seeds")
 BEST = {1: "best", 2: "second"}
 
@@ -140,8 +141,8 @@ def _text(cell, name: str, digits: int) -> str:
     text = rounded(value, digits)
     if name == "delta":
         text = text.lstrip("-") if float(text) == 0 else f"{float(text):+.{digits}f}"
-    if name == "ours" and cell.dirty > 0:
-        text += DIRTY
+    if name == "ours":
+        text += DIRTY * (cell.dirty > 0) + MIXED * bool(cell.mixed) + OUTDATED * (cell.outdated > 0)
     if name == "printed" and cell.flag:
         text += FLAG
     return text
@@ -175,11 +176,29 @@ def _notes(table: Table, view: str, shown: pd.DataFrame) -> list[str]:
             notes.append(f"{MISSING}: {missing} of {len(tasks)} cells are not complete{runs}.")
         if (tasks["dirty"] > 0).any():
             notes.append(f"{DIRTY}: a run of it is of code not committed.")
+        notes += _mixed(shown)
+        if (tasks["outdated"] > 0).any():
+            rows = ", ".join(tasks[tasks["outdated"] > 0]["label"].unique())
+            notes.append(
+                f"{OUTDATED}: made with a method file or inputs that have changed ({rows})."
+            )
     if view != "ours" and table.printed:
         notes.append("Printed: the paper's numbers, as they stand there.")
         if (shown["flag"] != "").any():
             notes.append(f"{FLAG}: not the mean of the printed cells.")
     return notes
+
+
+def _mixed(shown: pd.DataFrame) -> list[str]:
+    """A note that names the cells whose runs differ in what they should have in common."""
+    cells = shown[shown["mixed"] != ""]
+    if cells.empty:
+        return []
+    rows = [
+        f"{label} in {', '.join(dict.fromkeys(', '.join(own['mixed']).split(', ')))}"
+        for label, own in cells.groupby("label", sort=False)
+    ]
+    return [f"{MIXED}: averages runs that differ: {'; '.join(rows)}."]
 
 
 def flat(sheet: Sheet) -> pd.DataFrame:
@@ -196,7 +215,7 @@ def flat(sheet: Sheet) -> pd.DataFrame:
 def csv(sheet: Sheet) -> str:
     """The view as CSV, as printed but without marks; what is missing is empty."""
     plain = flat(sheet).rename(columns={"": "what"})
-    plain = plain.replace(f"[{DIRTY}{FLAG}]", "", regex=True).replace(MISSING, "")
+    plain = plain.replace(f"[{DIRTY}{FLAG}{MIXED}{OUTDATED}]", "", regex=True).replace(MISSING, "")
     return plain.to_csv(index=False)
 
 

@@ -8,9 +8,8 @@ import pytest
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # float32 and equal bits on a machine with a GPU too
 
 import torch
+from rlrr_bench.benchmarks.config import Recipe, RunConfig
 from samples import SMALL, write_task
-
-from benchmarks.config import Recipe, RunConfig
 
 torch.set_num_threads(1)  # bit-equal results, and test processes side by side
 

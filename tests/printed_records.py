@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from benchmarks.record import Results
-from paper_tables import specs
-from paper_tables.bench import made_up
-from paper_tables.table import printed_numbers
+from rlrr_bench.benchmarks.record import Results
+from rlrr_bench.paper_tables import specs
+from rlrr_bench.paper_tables.bench import made_up
+from rlrr_bench.paper_tables.table import printed_numbers
 
 NAMES = ("table2", "table3", "table4a", "table4b", "table5", "table6")
 

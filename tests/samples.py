@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-from benchmarks import tasks
-from benchmarks.data import FILES, Listing, read_list
+from rlrr_bench.benchmarks import tasks
+from rlrr_bench.benchmarks.data import FILES, Listing, read_list
 
 NORMS = '''"""Only the norms of the blocks are trained."""
 

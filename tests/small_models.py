@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.models import SwinTransformer, VisionTransformer
 
-import methods
+from rlrr_bench import methods
 
 torch.set_num_threads(1)
 

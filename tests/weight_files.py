@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rlrr_bench.benchmarks.backbones import BackboneError
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
-
-from benchmarks.backbones import BackboneError
 
 VIT = "vit_demo_patch8_32.shapes"
 SWIN = "swin_demo_patch4_window4_32.shapes"

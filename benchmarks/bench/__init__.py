@@ -1,4 +1,4 @@
-"""What a run costs over its matrix products: python -m benchmarks.bench (part of make bench).
+"""What a run costs over its matrix products: `rlrr-bench bench training` (part of make bench).
 
 Everything is measured in one session, compared runs taking turns, as medians of several rounds.
 

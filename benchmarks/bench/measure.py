@@ -5,11 +5,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import timm
 import torch
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What is measured. rounds: how often compared things take turns; methods: which of them."""
+
+    backbone: str
+    batch: int
+    rounds: int
+    methods: tuple[str, ...]
+    device: torch.device
+
+    @property
+    def pixels(self) -> int:
+        """Of the backbone's input."""
+        return timm.get_pretrained_cfg(self.backbone).input_size[-1]
+
+
 @dataclass
-class Line:
+class Measurement:
     """A measured value; `target` is the most it may be (the least, with `at_least`), if any.
 
     seconds: of the measured thing itself, 0 where that has no meaning.

@@ -4,21 +4,20 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
 
-from benchmarks import run, tasks, trainer
-from benchmarks.config import Recipe, RunConfig
-from benchmarks.data import FILES, Split
-from benchmarks.demo.tasks import write_tasks
-from benchmarks.pixels import Feed, Pixels
-
-from .measure import Line, interleaved
+from .. import run, tasks, trainer
+from ..config import Recipe, RunConfig
+from ..context import RunContext
+from ..data import FILES, Split
+from ..demo.tasks import write_tasks
+from ..pixels import Feed, Pixels
+from ..record import RunRecord
+from .measure import Measurement, Setup, interleaved
 from .steps import build, stepper
 
 FROZEN = {"linear": 20, "mlp": 20, "partial": 4}  # how much faster 100 epochs are to be
@@ -26,112 +25,117 @@ EPOCHS = 100
 HALF = Pixels((0.5,) * 3, (0.5,) * 3)
 
 
-def frozen(arguments: Namespace, device: torch.device) -> list[Line]:
+def frozen(setup: Setup) -> list[Measurement]:
     """100 epochs with kept features, and without: there all epochs are alike, so 5 are timed."""
-    size = timm.get_pretrained_cfg(arguments.backbone).input_size[-1]
+    device = setup.device
+    size = setup.pixels
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (arguments.batch, size, size, 3)).astype(np.uint8)
+    images = rng.integers(0, 256, (setup.batch, size, size, 3)).astype(np.uint8)
     data = Split(images, rng.integers(0, 100, len(images)), "none", "png")
     lines = []
     for name, target in FROZEN.items():
 
         def seconds(epochs: int, plain: bool, name: str = name) -> float:
-            recipe = Recipe(epochs=epochs, batch_size=arguments.batch, warmup_epochs=0)
-            model = build(name, arguments.backbone, device)
-            outcome = trainer.train(model, data, data, recipe, HALF, 0, device, plain=plain)
+            recipe = Recipe(epochs=epochs, batch_size=setup.batch, warmup_epochs=0)
+            model = build(name, setup.backbone, device)
+            how = trainer.Procedure(plain=plain)
+            outcome = trainer.train(model, data, data, recipe=recipe, pixels=HALF, seed=0, how=how)
             assert plain or "frozen features" in outcome.fast_paths
             return outcome.seconds_train
 
         kept = seconds(EPOCHS, plain=False)
         again = seconds(5, plain=True) / 5 * EPOCHS
         what = f"100 epochs of {name}"
-        lines.append(Line(what, "kept features, x faster", again / kept, target, True, kept))
+        lines.append(Measurement(what, "kept features, x faster", again / kept, target, True, kept))
     return lines
 
 
-def phases(arguments: Namespace, device: torch.device) -> list[Line]:
+def phases(setup: Setup) -> list[Measurement]:
     """Two runs of the harness in one process; the second is the one of a pack.
 
     A run on the CPU has few images; what it would take with 1000 of them, 100 epochs and 10,000
     test images is computed from its pace.
     """
-    images = (1000, 10_000) if device.type == "cuda" else (4 * arguments.batch, 4 * arguments.batch)
+    device = setup.device
+    images = (1000, 10_000) if device.type == "cuda" else (4 * setup.batch, 4 * setup.batch)
     epochs = EPOCHS if device.type == "cuda" else 1
     lines = []
     for method in ("lora", "rlrr"):
         with tempfile.TemporaryDirectory() as name:
             write_noise(Path(name), dict(zip(("trainval", "test"), images, strict=True)))
-            recipe = Recipe(epochs=epochs, batch_size=arguments.batch, warmup_epochs=0)
-            config = RunConfig("vtab-1k", "cifar", arguments.backbone, method, recipe=recipe)
+            recipe = Recipe(epochs=epochs, batch_size=setup.batch, warmup_epochs=0)
+            config = RunConfig("vtab-1k", "cifar", setup.backbone, method, recipe=recipe)
             config = dataclasses.replace(config, smoke=True)
-            place = run.Place(Path(name), weights="random", device=str(device))
-            records = [run.execute(config, place) for _ in range(2)]
-        for record in records:
-            if record["status"] != "done":
-                raise SystemExit(record["error"])
-        record = records[1]
-        lines += _split(method, record, images, epochs, arguments, device)
+            context = RunContext(Path(name), weights="random", device=str(device))
+            records = [_done(run.execute(config, context)) for _ in range(2)]
+        lines += _split(method, records[1], images, epochs, setup)
     return lines
 
 
 def _split(
     method: str,
-    record: dict,
+    record: RunRecord,
     images: tuple[int, int],
     epochs: int,
-    arguments: Namespace,
-    device: torch.device,
-) -> list[Line]:
-    trained = record["seconds_train"] * 1000 * EPOCHS / (images[0] * epochs)
-    scored = record["seconds_evaluate"] * 10_000 / images[1]
-    start, data = record["seconds_startup"], record["seconds_data"]
-    known = start + data + record["seconds_train"] + record["seconds_evaluate"]
-    rest = record["seconds_total"] - known
+    setup: Setup,
+) -> list[Measurement]:
+    device = setup.device
+    trained = record.seconds_train * 1000 * EPOCHS / (images[0] * epochs)
+    scored = record.seconds_evaluate * 10_000 / images[1]
+    start, data = record.seconds_startup, record.seconds_data
+    known = start + data + record.seconds_train + record.seconds_evaluate
+    rest = record.seconds_total - known
     whole = start + data + trained + scored + rest
-    model = build(method, arguments.backbone, device)
-    size = record["config"]["recipe"]["batch_size"]
-    pixels = timm.get_pretrained_cfg(arguments.backbone).input_size[-1]
+    model = build(method, setup.backbone, device)
+    size = record.config.recipe.batch_size
+    pixels = setup.pixels
     x = torch.randn(size, 3, pixels, pixels, device=device)
     step = stepper(method, model, x, torch.randint(100, (size,), device=device))
     noise = np.random.default_rng(0).integers(0, 256, (8 * size, pixels, pixels, 3))
     feed = Feed(noise.astype(np.uint8), HALF, device)
     batch, draws = torch.arange(size), torch.Generator()
-    times = interleaved(
-        {"step": step, "data": lambda: feed(batch, draws)}, arguments.rounds, device
-    )
+    times = interleaved({"step": step, "data": lambda: feed(batch, draws)}, setup.rounds, device)
     middle = {name: statistics.median(values) for name, values in times.items()}
     steps = images[0] * epochs / size
-    outside = max(0.0, 1 - middle["step"] * steps / record["seconds_train"])
+    outside = max(0.0, 1 - middle["step"] * steps / record.seconds_train)
     share = (data + middle["data"] * 1000 * EPOCHS / size) / whole
     gpu = device.type == "cuda"
     found = [
-        Line(f"{method} run: start-up, second of a pack", "seconds", start, 0.5),
-        Line(f"{method} run: data, warm cache", "share of a run", share, 0.05),
-        Line(f"{method} run: training outside the step", "share", outside, 0.05),
+        Measurement(f"{method} run: start-up, second of a pack", "seconds", start, 0.5),
+        Measurement(f"{method} run: data, warm cache", "share of a run", share, 0.05),
+        Measurement(f"{method} run: training outside the step", "share", outside, 0.05),
     ]
     for phase, seconds in (("train", trained), ("score", scored), ("rest", rest)):
-        found.append(Line(f"{method} run: {phase}", "share of a run", seconds / whole))
+        found.append(Measurement(f"{method} run: {phase}", "share of a run", seconds / whole))
     found.append(
-        Line(f"{method} run: 100 epochs, 10k tested", "seconds", whole, 60 if gpu else None)
+        Measurement(f"{method} run: 100 epochs, 10k tested", "seconds", whole, 60 if gpu else None)
     )
     return found
 
 
-def grid(arguments: Namespace, device: torch.device) -> list[Line]:
+def grid(setup: Setup) -> list[Measurement]:
     """Runs an hour when one process does the demo's rows on one task, one after another."""
+    device = setup.device
     with tempfile.TemporaryDirectory() as name:
         write_tasks(Path(name))
-        place = run.Place(Path(name), device=str(device))
+        context = RunContext(Path(name), device=str(device))
         took = {}
         for method in ("linear", "lora", "rlrr"):
             recipe = Recipe(epochs=25, lr=1e-2)
             config = RunConfig("demo", "digits", "vit_demo_patch8_32.shapes", method, recipe=recipe)
             start = time.perf_counter()
-            record = run.execute(config, place)
+            _done(run.execute(config, context))
             took[method] = time.perf_counter() - start
-            if record["status"] != "done":
-                raise SystemExit(record["error"])
-    return [Line(f"demo pack: {m}", "runs an hour", 3600 / s, seconds=s) for m, s in took.items()]
+    return [
+        Measurement(f"demo pack: {m}", "runs an hour", 3600 / s, seconds=s) for m, s in took.items()
+    ]
+
+
+def _done(record: RunRecord) -> RunRecord:
+    """The record of a run that must not fail."""
+    if not record.done:
+        raise SystemExit(record.error)
+    return record
 
 
 def write_noise(root: Path, sizes: dict[str, int]) -> None:

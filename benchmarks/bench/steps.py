@@ -3,25 +3,21 @@
 import statistics
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import methods
-from benchmarks.config import Recipe
-from benchmarks.devices import peak_memory_mb
-from benchmarks.run import forward_flops
-from benchmarks.trainer import autocast, for_scoring, make_optimizer
-from methods.anatomy import Anatomy
+from ... import methods
+from ...methods.anatomy import Anatomy
+from ..config import Recipe
+from ..devices import peak_memory_mb
+from ..run import forward_flops
+from ..trainer import autocast, for_scoring, make_optimizer
+from .measure import Measurement, Setup, interleaved, ratio
 
-from .measure import Line, interleaved, ratio
-
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Recipe()
 # method -> (floor of its kind, target of the step over it on a CPU, on a GPU)
 TARGETS = {
@@ -85,37 +81,40 @@ def stepper(name: str, model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], N
     return run
 
 
-def steps(arguments: Namespace, device: torch.device) -> list[Line]:
+def steps(setup: Setup) -> list[Measurement]:
     """Training steps over their floors. A method's model is made for its turns and then dropped."""
-    size = timm.get_pretrained_cfg(arguments.backbone).input_size[-1]
-    x = torch.randn(arguments.batch, 3, size, size, device=device)
-    y = torch.randint(100, (arguments.batch,), device=device)
+    device = setup.device
+    size = setup.pixels
+    x = torch.randn(setup.batch, 3, size, size, device=device)
+    y = torch.randint(100, (setup.batch,), device=device)
     lines = []
     floors = {
-        "input": stepper("input", build("plain", arguments.backbone, device), x, y),
-        "full": stepper("full", build("full", arguments.backbone, device), x, y),
-        "forward": stepper("forward", build("plain", arguments.backbone, device), x, y),
+        "input": stepper("input", build("plain", setup.backbone, device), x, y),
+        "full": stepper("full", build("full", setup.backbone, device), x, y),
+        "forward": stepper("forward", build("plain", setup.backbone, device), x, y),
     }
-    for name in arguments.methods:
+    for name in setup.methods:
         floor, *targets = TARGETS.get(name, ("input", None, None))
         if name == floor:
             continue
-        model = build(name, arguments.backbone, device)
+        model = build(name, setup.backbone, device)
         runs = {floor: floors[floor], name: stepper(name, model, x, y)}
-        times = interleaved(runs, arguments.rounds, device)
+        times = interleaved(runs, setup.rounds, device)
         measured = ratio(times, name, floor)
         if name == "vpt":  # per token: prompts make the sequence longer
             tokens = (size // 16) ** 2 + 1
             measured *= tokens / (tokens + methods.options("vpt").prompts)
         target = targets[device.type == "cuda"]
         middle = statistics.median(times[name])
-        lines.append(Line(f"step, {name}", f"{floor} floor", measured, target, seconds=middle))
+        lines.append(
+            Measurement(f"step, {name}", f"{floor} floor", measured, target, seconds=middle)
+        )
         if name in UTILISATION:
-            flops = PRODUCTS[floor] * arguments.batch * forward_flops(model, size, device)
-            share = flops / middle / matrix_rate(device, arguments.rounds)
+            flops = PRODUCTS[floor] * setup.batch * forward_flops(model, size, device)
+            share = flops / middle / matrix_rate(device, setup.rounds)
             aim = UTILISATION[name] if device.type == "cuda" else None
             what = "share of the device's matrix rate"
-            lines.append(Line(f"step, {name}", what, share, aim, at_least=True))
+            lines.append(Measurement(f"step, {name}", what, share, aim, at_least=True))
     return lines
 
 
@@ -128,24 +127,27 @@ def matrix_rate(device: torch.device, rounds: int) -> float:
     return 2 * n**3 / statistics.median(times)
 
 
-def scoring(arguments: Namespace, device: torch.device) -> list[Line]:
+def scoring(setup: Setup) -> list[Measurement]:
     """Scoring a trained model over the plain timm model's forward pass."""
-    size = timm.get_pretrained_cfg(arguments.backbone).input_size[-1]
-    x = torch.randn(arguments.batch, 3, size, size, device=device)
-    plain = build("plain", arguments.backbone, device).eval()
+    device = setup.device
+    size = setup.pixels
+    x = torch.randn(setup.batch, 3, size, size, device=device)
+    plain = build("plain", setup.backbone, device).eval()
     lines = []
 
     def run(model: nn.Module) -> Callable[[], None]:
         return lambda: forward(model, x)
 
-    for name in arguments.methods:
-        model = for_scoring(build(name, arguments.backbone, device)).eval()
+    for name in setup.methods:
+        model = for_scoring(build(name, setup.backbone, device)).eval()
         if hasattr(model, "peft") and name not in ("full", "linear", "bias"):
             continue  # not mergeable
-        times = interleaved({"plain": run(plain), name: run(model)}, arguments.rounds, device)
+        times = interleaved({"plain": run(plain), name: run(model)}, setup.rounds, device)
         middle = statistics.median(times[name])
         value = ratio(times, name, "plain")
-        lines.append(Line(f"scoring, {name}", "plain timm", value, SCORING_TARGET, seconds=middle))
+        lines.append(
+            Measurement(f"scoring, {name}", "plain timm", value, SCORING_TARGET, seconds=middle)
+        )
     return lines
 
 
@@ -154,33 +156,35 @@ def forward(model: nn.Module, x: Tensor) -> None:
         model(x)
 
 
-def memory(arguments: Namespace, device: torch.device) -> list[Line]:
+def memory(setup: Setup) -> list[Measurement]:
     """Peak memory of a process that trains two steps: resident on a CPU, allocated on a GPU."""
+    device = setup.device
 
     def peak(name: str) -> float:
-        command = [sys.executable, "-m", "benchmarks.bench", "--peak-of", name]
-        command += ["--backbone", arguments.backbone, "--batch", str(arguments.batch)]
+        command = [sys.executable, "-m", "rlrr_bench", "bench", "training", "--peak-of", name]
+        command += ["--backbone", setup.backbone, "--batch", str(setup.batch)]
         command += ["--device", str(device)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         return float(done.stdout)
 
     floors = {"input": peak("input"), "full": peak("full")}
     lines = []
-    for name in arguments.methods:
+    for name in setup.methods:
         floor = TARGETS.get(name, ("input",))[0]
         if name == floor or floor not in floors:
             continue
         target = MEMORY_TARGETS.get(name)
         value = peak(name) / floors[floor]
-        lines.append(Line(f"peak memory, {name}", f"{floor} floor", value, target))
+        lines.append(Measurement(f"peak memory, {name}", f"{floor} floor", value, target))
     return lines
 
 
-def print_peak(name: str, arguments: Namespace, device: torch.device) -> None:
-    size = timm.get_pretrained_cfg(arguments.backbone).input_size[-1]
-    x = torch.randn(arguments.batch, 3, size, size, device=device)
-    y = torch.randint(100, (arguments.batch,), device=device)
-    model = build("plain" if name == "input" else name, arguments.backbone, device)
+def print_peak(name: str, setup: Setup) -> None:
+    device = setup.device
+    size = setup.pixels
+    x = torch.randn(setup.batch, 3, size, size, device=device)
+    y = torch.randint(100, (setup.batch,), device=device)
+    model = build("plain" if name == "input" else name, setup.backbone, device)
     run = stepper(name, model, x, y)
     run()
     run()

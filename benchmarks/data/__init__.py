@@ -3,10 +3,10 @@
 lists.py    the layouts: which images a split has, and their labels
 decode.py   from an image file to pixels
 cache.py    decoded pixels on disk, shared by all runs and processes
-check.py    `python -m benchmarks.data check DIR`
+check.py    `rlrr-bench data check DIR`
 """
 
-from .cache import Split, load
+from .cache import Split, current_fingerprint, load
 from .decode import View
 from .lists import FILES, DataError, Listing, check_files, read_list
 from .rows import Images
@@ -19,6 +19,7 @@ __all__ = [
     "Split",
     "View",
     "check_files",
+    "current_fingerprint",
     "load",
     "read_list",
 ]

@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..files import replacing
 from ..tasks import Task
 from .decode import View, decode
 from .lists import DataError, Listing, check_files, read_list
@@ -64,24 +65,21 @@ def load(
     root: Path,
     task: Task,
     split: str,
-    size: int,
-    interpolation: str = "bicubic",
+    view: View,
+    *,
     cache: Path | None = None,
     smoke: bool = False,
     progress: Progress | None = None,
-    resize: str = "squash",
-    centre: bool = False,
 ) -> Split:
     """A split, decoded; from the cache (default DATA/.cache) as far as it is there and complete.
 
     Args:
-        size, interpolation, resize, centre: how the images are seen: `View`.
+        view: how the images are seen.
         progress: called now and then with (images done, images) while the cache is built.
 
     Raises:
         DataError: see `read_list`, `check_files` and `decode`; or the cache cannot be written.
     """
-    view = View(size, resize, interpolation, centre)
     listing = read_list(root, task, split, smoke)
     labels = np.asarray(listing.labels, dtype=np.int64)
     labels.setflags(write=False)
@@ -105,6 +103,33 @@ def load(
         raise DataError(f"{home}: {message}") from None
     images, digests = found
     return Split(images, labels, fingerprint(labels, digests), variant_of(listing))
+
+
+def current_fingerprint(
+    root: Path, task: Task, split: str, *, cache: Path | None = None, smoke: bool = False
+) -> str:
+    """The fingerprint that `load` would give, without decoding anything.
+
+    From the list's stamp where the cache knows it in any view, else by reading every image file.
+
+    Raises:
+        DataError: see `read_list` and `check_files`.
+    """
+    listing = read_list(root, task, split, smoke)
+    stamp, _ = stamp_of(listing)
+    name = f"{task.benchmark}-{task.name}-{split}-{stamp}.npz"
+    for entry in (cache or root / ".cache").glob(f"v{FORMAT}-*/{LISTS}/{name}"):
+        try:
+            with np.load(entry, allow_pickle=False) as file:
+                return fingerprint(np.asarray(listing.labels), file["digests"])
+        except DAMAGE:
+            continue
+
+    def digest(number: int) -> bytes:
+        return hashlib.sha256(read_image(listing, number)).digest()
+
+    whole = b"".join(in_order(digest, range(len(listing.names))))
+    return fingerprint(np.asarray(listing.labels), np.frombuffer(whole, np.uint8).reshape(-1, 32))
 
 
 def view_folder(cache: Path, view: View) -> Path:
@@ -284,14 +309,8 @@ def _open_entry(home: Path, path: Path) -> tuple[Images, np.ndarray] | None:
 
 
 def _write_npz(path: Path, **arrays: np.ndarray) -> None:
-    handle, draft = tempfile.mkstemp(prefix=DRAFT, suffix=".npz", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
+    with replacing(path) as draft, draft.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 @contextmanager
@@ -303,7 +322,7 @@ def _lock(home: Path) -> Iterator[None]:
     with (home / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-            for draft in [*home.glob(f"{DRAFT}*"), *home.glob(f"{LISTS}/{DRAFT}*")]:
+            for draft in [*home.glob(f"{DRAFT}*"), *home.glob(f"{LISTS}/.*")]:
                 shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
         except OSError:  # no locks here: build without
             pass

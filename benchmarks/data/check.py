@@ -94,12 +94,10 @@ def find_tasks(root: Path, wanted: Iterable[str] | None) -> tuple[list[Task], li
             missing.append(Finding(str(root / benchmark), message))
     named = {word.lower() for task in found for word in (task.name, task.label, *task.aliases)}
     for word in sorted((words or set()) - named):
-        raise DataError(f"{root}: no task {word!r} there; see `python -m benchmarks.data layout`")
+        raise DataError(f"{root}: no task {word!r} there; see `rlrr-bench data layout`")
     if not found:
         expected = "expected folders vtab-1k, fgvc or cifar100"
-        raise DataError(
-            f"{root}: no task there; {expected}; see `python -m benchmarks.data layout`"
-        )
+        raise DataError(f"{root}: no task there; {expected}; see `rlrr-bench data layout`")
     return found, missing
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import ConfigError
+from ...methods.errors import ConfigError
 from ..tasks import Task
 
 FILES = {"train": "train800", "val": "val200", "trainval": "train800val200", "test": "test"}

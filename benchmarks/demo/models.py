@@ -1,7 +1,7 @@
 """The demo backbones: a small ViT and a small Swin, registered with timm like any other model.
 
 Importing this module is enough for ``timm.create_model`` to know both names. The checkpoints that
-``python -m benchmarks.demo pretrain`` writes lie beside it, under ``weights/``.
+``rlrr-bench demo pretrain`` writes lie beside it, under ``weights/``.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from benchmarks.demo.render import CLASSES, IMAGE_SIZE
+from .render import CLASSES, IMAGE_SIZE
 
 WEIGHTS = Path(__file__).parent / "weights"
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.demo.models import MODEL_NAMES, checkpoint_path
-from benchmarks.demo.render import CLASSES, render
+from ..files import replacing, write_text
+from .models import MODEL_NAMES, checkpoint_path
+from .render import CLASSES, render
 
 # The lengths of the runs that made the committed checkpoints.
 STEPS = {"vit": 9500, "swin": 5000}
@@ -29,7 +29,7 @@ REUSE = 3
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Pretraining:
     """How long and how to pretrain; the run ends at `steps`, or after `minutes` if given."""
 
     model: str = "vit"
@@ -47,9 +47,7 @@ class Recipe:
     @property
     def command(self) -> str:
         length = f"--steps {self.steps}" if self.minutes is None else f"--minutes {self.minutes:g}"
-        return (
-            f"python -m benchmarks.demo pretrain --model {self.model} {length} --seed {self.seed}"
-        )
+        return f"rlrr-bench demo pretrain --model {self.model} {length} --seed {self.seed}"
 
 
 def to_input(images: np.ndarray) -> Tensor:
@@ -88,17 +86,6 @@ def turned(images: Tensor) -> Tensor:
     )
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name and renames it, so that no partial file counts."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Weight decay on matrices alone."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -109,7 +96,7 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, o
     ]
 
 
-def _rate(recipe: Recipe, done: float) -> float:
+def _rate(recipe: Pretraining, done: float) -> float:
     """Learning rate after a share `done` of the run: linear warm-up, then half a cosine."""
     if done < recipe.warmup:
         return recipe.learning_rate * max(done / recipe.warmup, 0.01)
@@ -118,7 +105,7 @@ def _rate(recipe: Recipe, done: float) -> float:
 
 
 def train(
-    recipe: Recipe, report: Callable[[int, float, float, float], None]
+    recipe: Pretraining, report: Callable[[int, float, float, float], None]
 ) -> tuple[nn.Module, list[dict[str, str]]]:
     """Runs the recipe and returns the model and the rows of its log.
 
@@ -164,7 +151,7 @@ def train(
 
 
 def save_checkpoint(
-    model: nn.Module, rows: list[dict[str, str]], recipe: Recipe, folder: Path
+    model: nn.Module, rows: list[dict[str, str]], recipe: Pretraining, folder: Path
 ) -> Path:
     """Writes the checkpoint, its log beside it, and returns the checkpoint's path."""
     path = checkpoint_path(MODEL_NAMES[recipe.model], folder)
@@ -183,14 +170,13 @@ def save_checkpoint(
         "held_out_accuracy": rows[-1]["held_out_accuracy"],
     }
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(
-        path.with_name(f"{MODEL_NAMES[recipe.model]}.log.csv"), text.getvalue().encode()
-    )
-    write_atomically(path, save(state, metadata))
+    write_text(path.with_name(f"{MODEL_NAMES[recipe.model]}.log.csv"), text.getvalue())
+    with replacing(path) as draft:
+        draft.write_bytes(save(state, metadata))
     return path
 
 
-def pretrain(recipe: Recipe, folder: Path) -> Path:
+def pretrain(recipe: Pretraining, folder: Path) -> Path:
     """Pretrains with a live progress line and writes checkpoint and log into folder."""
     columns = (
         TextColumn("{task.description}"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.demo.render import (
+from .render import (
     IMAGE_SIZE,
     SHAPES,
     TAU,

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.config import ConfigError
-from benchmarks.data import FILES
-from benchmarks.demo import scenes
-from benchmarks.tasks import Task, benchmarks
+from ...methods.errors import ConfigError
+from ..data import FILES
+from ..tasks import Task, benchmarks
+from . import scenes
 
 # Raise it with every change to what is drawn: it stamps a drawn set, and seeds nothing.
 VERSION = 2

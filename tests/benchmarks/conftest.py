@@ -1,8 +1,7 @@
 """Fixtures of the tests of backbones and weights files."""
 
 import pytest
-
-from benchmarks import backbones, weights
+from rlrr_bench.benchmarks import backbones, weights
 
 
 @pytest.fixture(autouse=True)

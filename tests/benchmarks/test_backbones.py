@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from rlrr_bench.benchmarks import backbones, weights
+from rlrr_bench.benchmarks.backbones import create, fingerprint, identify
 from safetensors.torch import save_file
 from timm.layers import DropPath
 from timm.models.swin_transformer import WindowAttention
@@ -19,9 +21,6 @@ from weight_files import (
     swin_model,
     write_npz,
 )
-
-from benchmarks import backbones, weights
-from benchmarks.backbones import create, fingerprint, identify
 
 # --- names ----------------------------------------------------------------------------------------
 

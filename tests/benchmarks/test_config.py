@@ -5,10 +5,9 @@ import subprocess
 import sys
 
 import pytest
-
-from benchmarks import recipes, tasks
-from benchmarks.config import ConfigError, Recipe, RunConfig, recipe_from
-from methods.registry import InputError
+from rlrr_bench.benchmarks import recipes, tasks
+from rlrr_bench.benchmarks.config import Recipe, RunConfig, recipe_from
+from rlrr_bench.methods.errors import ConfigError, InputError
 
 CONFIG = RunConfig("vtab-1k", "cifar", "vit_base_patch16_224.orig_in21k", "rlrr")
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rlrr_bench.benchmarks import data, tasks
+from rlrr_bench.benchmarks.data import DataError
 from samples import SMALL, edit, read, write_benchmarks, write_task
-
-from benchmarks import data, tasks
-from benchmarks.data import DataError
 
 TASK = tasks.get("demo", "digits")
 
@@ -25,7 +24,7 @@ def settled(root: Path) -> None:
 
 def rows_on_disk(root: Path) -> int:
     """How many decoded images the cache holds, of all views."""
-    from benchmarks.data import upkeep
+    from rlrr_bench.benchmarks.data import upkeep
 
     return sum(view.images for view in upkeep.usage(root / ".cache"))
 
@@ -108,7 +107,7 @@ def test_an_unwritable_cache_is_one_line(small_data, tmp_path):
 BUILD = """
 import sys, numpy
 from pathlib import Path
-from benchmarks import data, tasks
+from rlrr_bench.benchmarks import data, tasks
 split = data.load(Path(sys.argv[1]), tasks.get("demo", "digits"), "trainval", 96, smoke=True)
 print(int(numpy.asarray(split.images).astype(numpy.int64).sum()))
 """

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rlrr_bench.benchmarks import data
+from rlrr_bench.benchmarks.data import __main__ as command
+from rlrr_bench.benchmarks.data import check as checking
 from samples import write_benchmarks
-
-from benchmarks import data
-from benchmarks.data import __main__ as command
-from benchmarks.data import check as checking
 
 VTAB = "vtab-1k"
 
@@ -228,7 +227,7 @@ def test_layout_names_every_task(capsys):
 
 
 def test_the_cache_is_measured_and_pruned(tmp_path, capsys):
-    from benchmarks import tasks
+    from rlrr_bench.benchmarks import tasks
 
     write_one(tmp_path)
     for path in tmp_path.rglob("*.png"):

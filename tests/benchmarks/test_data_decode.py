@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rlrr_bench.benchmarks import data, tasks
 from samples import read
-
-from benchmarks import data, tasks
 
 TASK = tasks.get("demo", "digits")
 

@@ -4,10 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from rlrr_bench.benchmarks import data, tasks
+from rlrr_bench.benchmarks.data import DataError
 from samples import FGVC, SMALL, edit, labels_of, read, scaled, write_cifar, write_fgvc, write_task
-
-from benchmarks import data, tasks
-from benchmarks.data import DataError
 
 TASK = tasks.get("demo", "digits")
 

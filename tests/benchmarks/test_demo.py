@@ -8,14 +8,11 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file
-
-from benchmarks.data import FILES
-from benchmarks.demo import scenes, tasks
-from benchmarks.demo.__main__ import main
-from benchmarks.demo.models import MODEL_NAMES, WEIGHTS, checkpoint_path
-from benchmarks.demo.pretrain import (
+from rlrr_bench.benchmarks.data import FILES
+from rlrr_bench.benchmarks.demo import scenes, tasks
+from rlrr_bench.benchmarks.demo.__main__ import main
+from rlrr_bench.benchmarks.demo.models import MODEL_NAMES, WEIGHTS, checkpoint_path
+from rlrr_bench.benchmarks.demo.pretrain import (
     LOG_FIELDS,
     STEPS,
     Recipe,
@@ -24,8 +21,10 @@ from benchmarks.demo.pretrain import (
     train,
     turned,
 )
-from benchmarks.demo.render import CLASSES, IMAGE_SIZE, SHAPES, render
-from benchmarks.tasks import Task
+from rlrr_bench.benchmarks.demo.render import CLASSES, IMAGE_SIZE, SHAPES, render
+from rlrr_bench.benchmarks.tasks import Task
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 MODELS = sorted(MODEL_NAMES)
 

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from benchmarks import devices
+from rlrr_bench.benchmarks import devices
 
 
 def test_a_device_is_tried():

@@ -6,13 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
+from rlrr_bench.benchmarks import recipes, run, tasks
+from rlrr_bench.benchmarks.config import RunConfig
+from rlrr_bench.benchmarks.run import Place
+from rlrr_bench.launch import sweep
+from rlrr_bench.paper_tables import specs
 from samples import scaled, write_benchmarks, write_fgvc
-
-from benchmarks import recipes, run, tasks
-from benchmarks.config import RunConfig
-from benchmarks.run import Place
-from launch import sweep
-from paper_tables import specs
 
 VIT = "vit_demo_patch8_32.shapes"
 SCALE = 0.0005

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from rlrr_bench.benchmarks import frozen, trainer
+from rlrr_bench.benchmarks.config import Recipe
+from rlrr_bench.benchmarks.data import Split
+from rlrr_bench.benchmarks.pixels import Feed, Pixels
+from rlrr_bench.methods.anatomy import forward_steps, set_drop_path, set_dropout
 from small_models import SUPPORTED, adapted, images, perturb
-
-from benchmarks import frozen, trainer
-from benchmarks.config import Recipe
-from benchmarks.data import Split
-from benchmarks.pixels import Feed, Pixels
-from methods.anatomy import forward_steps, set_drop_path, set_dropout
 
 CPU = torch.device("cpu")
 PIXELS = Pixels((0.5,) * 3, (0.5,) * 3)

@@ -8,15 +8,15 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from rlrr_bench.benchmarks import trainer
+from rlrr_bench.benchmarks.config import Recipe
+from rlrr_bench.benchmarks.data import Split
+from rlrr_bench.benchmarks.demo import models  # noqa: F401  registers the demo's backbones
+from rlrr_bench.benchmarks.pixels import Feed, Mixing, Pixels, random_box, resized
 from timm.data import Mixup
 from torchvision.transforms import v2
 
-import benchmarks.demo.models  # noqa: F401  registers the demo's backbones
-import methods
-from benchmarks import trainer
-from benchmarks.config import Recipe
-from benchmarks.data import Split
-from benchmarks.pixels import Feed, Mixing, Pixels, random_box, resized
+from rlrr_bench import methods
 
 CPU = torch.device("cpu")
 PLAIN = Pixels((0.0,) * 3, (1.0,) * 3)

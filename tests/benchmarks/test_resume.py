@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from benchmarks import run, trainer
-from benchmarks.config import Recipe
-from benchmarks.resume import Resume
+from rlrr_bench.benchmarks import run, trainer
+from rlrr_bench.benchmarks.config import Recipe
+from rlrr_bench.benchmarks.resume import Resume
 
 
 class Stopped(BaseException):

@@ -8,13 +8,13 @@ import re
 import pytest
 import timm
 import torch
+from rlrr_bench.benchmarks import backbones, run
+from rlrr_bench.benchmarks.config import Recipe, RunConfig
+from rlrr_bench.benchmarks.record import Results, failed
+from rlrr_bench.benchmarks.run import Place
 from samples import write_task
 
-import methods
-from benchmarks import backbones, run
-from benchmarks.config import Recipe, RunConfig
-from benchmarks.record import Results, failed
-from benchmarks.run import Place
+from rlrr_bench import methods
 
 CPU = torch.device("cpu")
 # What depends on the clock, the machine or the checkout, not on the run.

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import timm
 import torch
+from rlrr_bench.benchmarks import recipes, tasks, trainer
+from rlrr_bench.benchmarks.config import Recipe
+from rlrr_bench.benchmarks.data import Split
+from rlrr_bench.benchmarks.trainer import Diverged, Pixels, learning_rate, make_optimizer
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
-import methods
-from benchmarks import recipes, tasks, trainer
-from benchmarks.config import Recipe
-from benchmarks.data import Split
-from benchmarks.trainer import Diverged, Pixels, learning_rate, make_optimizer
+from rlrr_bench import methods
 
 CPU = torch.device("cpu")
 HALF = Pixels((0.5,) * 3, (0.5,) * 3)
@@ -100,7 +100,7 @@ def decayed_names(recipe: Recipe, model: nn.Module) -> set[str]:
 
 
 def rlrr_vit() -> nn.Module:
-    import benchmarks.demo.models  # noqa: F401  registers the demo's ViT
+    from rlrr_bench.benchmarks.demo import models  # noqa: F401  registers the demo's ViT
 
     return timm.create_model("vit_demo_patch8_32.shapes", num_classes=3)
 

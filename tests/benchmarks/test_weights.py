@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from rlrr_bench.benchmarks import backbones, weights
+from rlrr_bench.benchmarks.backbones import create, identify
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from weight_files import (
@@ -20,9 +22,6 @@ from weight_files import (
     swin_model,
     write_npz,
 )
-
-from benchmarks import backbones, weights
-from benchmarks.backbones import create, identify
 
 # --- what a file is -------------------------------------------------------------------------------
 

@@ -9,9 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-
-from benchmarks.record import Results
-from launch.claims import Claims
+from rlrr_bench.benchmarks.record import Results
+from rlrr_bench.launch.claims import Claims
 
 
 def test_a_claim_is_taken_once(tmp_path):
@@ -85,7 +84,7 @@ def drafts(folder: Path, name: str) -> None:
 RACE = """
 import sys, time
 from pathlib import Path
-from launch.claims import Claims
+from rlrr_bench.launch.claims import Claims
 claims = Claims(sys.argv[1])
 while not Path(sys.argv[1], "go").exists():
     pass

@@ -1,8 +1,7 @@
 """Which GPUs a sweep finds."""
 
 import pytest
-
-from launch.cluster import visible_gpus
+from rlrr_bench.launch.local import visible_gpus
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.config import Recipe, RunConfig
-from benchmarks.record import SCHEMA, Results, failed
-from launch import grid, packs, squeue
-from launch.claims import Claims
+from rlrr_bench.benchmarks.config import Recipe, RunConfig
+from rlrr_bench.benchmarks.record import SCHEMA, Results, failed
+from rlrr_bench.launch import grid
+from rlrr_bench.launch.claims import Claims
+from rlrr_bench.launch.slurm import packs, squeue
 
 BASE = RunConfig("demo", "digits", "vit_demo_patch8_32.shapes", "linear", recipe=Recipe(epochs=10))
 PRIOR = {"start": 10.0, "train_1000_images": 1.0, "score_1000_images": 2.0}

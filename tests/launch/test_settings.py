@@ -4,9 +4,8 @@ import argparse
 from pathlib import Path
 
 import pytest
-
-from launch import settings
-from methods.registry import InputError
+from rlrr_bench.launch.slurm import settings
+from rlrr_bench.methods.errors import InputError
 
 
 def load(*words: str) -> settings.Settings:

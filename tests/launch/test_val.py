@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rlrr_bench.benchmarks.demo.tasks import write_tasks
 from test_sweep import folders, records, sweep
-
-from benchmarks.demo.tasks import write_tasks
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from rlrr_bench.methods import registry
 from samples import SMALL, write_task
 from small_models import adapted, images, perturb
 
-import methods
-from methods import registry
+from rlrr_bench import methods
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = ROOT / "docs" / "adding_a_method.md"
@@ -93,6 +93,6 @@ def test_the_pages_method_is_what_it_says(plugin, kind):
 
 
 def test_counts_on_the_page(plugin):
-    from methods.__main__ import VIT_B, count
+    from rlrr_bench.methods.__main__ import VIT_B, count
 
     assert f"{count(plugin, VIT_B)['peft']:,} parameters on ViT-B/16" in DOC.read_text()

@@ -9,11 +9,11 @@ import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+from rlrr_bench.methods import registry
+from rlrr_bench.methods.anatomy import Anatomy
 from small_models import REFUSED, SUPPORTED, adapted, backbone, images, perturb
 
-import methods
-from methods import registry
-from methods.anatomy import Anatomy
+from rlrr_bench import methods
 
 # Trainable parameters without the head, from the methods' papers and the authors' code.
 BACKBONES = {

@@ -7,14 +7,14 @@ import pytest
 import safetensors
 import timm
 import torch
+from rlrr_bench.benchmarks import backbones, export, run
+from rlrr_bench.benchmarks.config import RunConfig
+from rlrr_bench.benchmarks.record import Results, failed
+from rlrr_bench.benchmarks.run import Place
+from rlrr_bench.methods.__main__ import main
 from safetensors.torch import load_file
 
-import methods
-from benchmarks import backbones, export, run
-from benchmarks.config import RunConfig
-from benchmarks.record import Results, failed
-from benchmarks.run import Place
-from methods.__main__ import main
+from rlrr_bench import methods
 
 VIT, SWIN = "vit_demo_patch8_32.shapes", "swin_demo_patch4_window4_32.shapes"
 CLASSES = 10  # of the demo's task digits

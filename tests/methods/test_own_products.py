@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from rlrr_bench.methods.products import rescaled
+from rlrr_bench.methods.rlrr import RLRRLinear
 from small_models import SUPPORTED, backbone, perturb
 
-import methods
-from methods import rescaled
-from methods.rlrr import RLRRLinear
+from rlrr_bench import methods
 
 RLRR = [
     {"left": left, "right": right, "residual": residual}

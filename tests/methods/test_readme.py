@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-import methods
-from methods.__main__ import main
+from rlrr_bench.methods.__main__ import main
+
+from rlrr_bench import methods
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

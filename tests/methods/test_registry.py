@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from rlrr_bench.methods import registry
+from rlrr_bench.methods.__main__ import main
 
-import methods
-from methods import registry
-from methods.__main__ import main
+from rlrr_bench import methods
 
 PLUGIN = '''"""Head bias only: nothing else is trained.
 

@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from rlrr_bench.methods.anatomy import set_drop_path, set_dropout
 from small_models import backbone, images
 from timm.layers import DropPath
 from torch import nn
 
-import methods
-from methods.anatomy import set_drop_path, set_dropout
+from rlrr_bench import methods
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

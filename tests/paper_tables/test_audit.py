@@ -6,12 +6,12 @@ import time
 import pytest
 import timm
 import torch
+from rlrr_bench.benchmarks import tasks
+from rlrr_bench.methods.errors import ConfigError
+from rlrr_bench.paper_tables import audit, specs
+from rlrr_bench.paper_tables.audit import DIFFERS, EQUAL, SOLVED
 
-import methods
-from benchmarks import tasks
-from benchmarks.config import ConfigError
-from paper_tables import audit, specs
-from paper_tables.audit import DIFFERS, EQUAL, SOLVED
+from rlrr_bench import methods
 
 # Worked out by hand from the methods' formulas and the tasks' class counts, to 4 decimals.
 COMPUTED = {

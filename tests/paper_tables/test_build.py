@@ -11,13 +11,12 @@ from pathlib import Path
 import pandas as pd
 import printed_records
 import pytest
-
-from benchmarks.config import RunConfig
-from benchmarks.record import Results
-from paper_tables import build, figures, latex, specs, stats, views
-from paper_tables.bench import made_up
-from paper_tables.records import scan
-from paper_tables.table import LONG
+from rlrr_bench.benchmarks.config import RunConfig
+from rlrr_bench.benchmarks.record import Results
+from rlrr_bench.paper_tables import build, figures, latex, specs, stats, views
+from rlrr_bench.paper_tables.bench import made_up
+from rlrr_bench.paper_tables.records import scan
+from rlrr_bench.paper_tables.table import LONG
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = (*printed_records.NAMES, "fig2")
@@ -123,7 +122,7 @@ def test_bad_input_is_one_line_and_exit_code_2(asked, message, capsys):
 
 def test_csv_schemas_are_those_of_the_readme(full, small_data, small_config):
     """Every column is in results/README.md and every column named there is in the files."""
-    from benchmarks.run import Place, execute
+    from rlrr_bench.benchmarks.run import Place, execute
 
     readme = (ROOT / "results" / "README.md").read_text()
 

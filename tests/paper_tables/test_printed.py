@@ -6,11 +6,10 @@ from pathlib import Path
 import pandas as pd
 import printed_records
 import pytest
-
-from benchmarks import tasks
-from paper_tables import build, specs, views
-from paper_tables.records import scan
-from paper_tables.table import PRINTED, printed_numbers, rounded
+from rlrr_bench.benchmarks import tasks
+from rlrr_bench.paper_tables import build, specs, views
+from rlrr_bench.paper_tables.records import scan
+from rlrr_bench.paper_tables.table import PRINTED, printed_numbers, rounded
 
 NAMES = printed_records.NAMES
 
@@ -142,7 +141,7 @@ def test_golden_files(built, name):
     """The written files; after a wanted change: UPDATE_GOLDEN=1 python -m pytest, then look."""
     import os
 
-    from paper_tables import latex
+    from rlrr_bench.paper_tables import latex
 
     texts = {
         f"{name}.tex": latex.table(views.sheet(built[name], "ours")),

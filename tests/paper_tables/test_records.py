@@ -3,11 +3,10 @@
 import json
 
 import pytest
-
-from benchmarks.config import Recipe, RunConfig
-from benchmarks.record import Results
-from paper_tables import build, records, specs
-from paper_tables.bench import made_up
+from rlrr_bench.benchmarks.config import Recipe, RunConfig
+from rlrr_bench.benchmarks.record import Results
+from rlrr_bench.paper_tables import build, records, specs
+from rlrr_bench.paper_tables.bench import made_up
 
 BACKBONE = "vit_base_patch16_224.orig_in21k"
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import printed_records
 import pytest
-
-from benchmarks.record import Results, failed
-from paper_tables import report, specs
-from paper_tables.records import scan
+from rlrr_bench.benchmarks.record import Results, failed
+from rlrr_bench.paper_tables import report, specs
+from rlrr_bench.paper_tables.records import scan
 
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),

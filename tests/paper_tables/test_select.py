@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
-
-from benchmarks import recipes, tasks
-from benchmarks.config import ConfigError, Recipe, RunConfig
-from paper_tables import build, select, specs
-from paper_tables.records import scan
+from rlrr_bench.benchmarks import recipes, tasks
+from rlrr_bench.benchmarks.config import Recipe, RunConfig
+from rlrr_bench.methods.errors import ConfigError
+from rlrr_bench.paper_tables import build, select, specs
+from rlrr_bench.paper_tables.records import scan
 
 VIT = "vit_base_patch16_224.orig_in21k"
 CIFAR = tasks.get("vtab-1k", "cifar")

@@ -4,14 +4,13 @@ import numpy as np
 import pandas as pd
 import printed_records
 import pytest
+from rlrr_bench.benchmarks.record import Results
+from rlrr_bench.paper_tables import build, specs, stats
+from rlrr_bench.paper_tables.bench import made_up
+from rlrr_bench.paper_tables.records import scan
+from rlrr_bench.paper_tables.table import printed_numbers
 from scipy.stats import friedmanchisquare, wilcoxon
 from statsmodels.stats.multitest import multipletests
-
-from benchmarks.record import Results
-from paper_tables import build, specs, stats
-from paper_tables.bench import made_up
-from paper_tables.records import scan
-from paper_tables.table import printed_numbers
 
 
 @pytest.fixture(scope="module")

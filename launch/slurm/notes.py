@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import write_atomically
-
+from ...benchmarks.files import write_text
+from ..claims import Holder, this_process
 from . import squeue
-from .claims import alive_here, myself
 
 
 @dataclass
@@ -34,7 +33,7 @@ class Note:
     code: str
     minutes: float
     packs: list[list[str]]
-    by: dict[str, Any]
+    by: Holder
     job: str | None = None
     ended: bool = False
     cancelled: bool = False
@@ -45,14 +44,23 @@ class Note:
         return self.path.stem
 
     def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        own = {k: v for k, v in vars(self).items() if k != "path"}
-        write_atomically(self.path, json.dumps(own) + "\n")
+        content = {k: v for k, v in vars(self).items() if k != "path"}
+        write_text(self.path, json.dumps(content | {"by": self.by.to_dict()}) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> "Note":
+        """From its file.
+
+        Raises:
+            OSError, ValueError, TypeError, KeyError: it cannot be read, or is no note.
+        """
+        content = json.loads(path.read_text())
+        return cls(path=path, **{**content, "by": Holder.from_dict(content["by"])})
 
     @property
     def cut_short(self) -> bool:
         """Whether the submitting process died before all was in place."""
-        return self.job is None and not alive_here(self.by)
+        return self.job is None and not self.by.may_live
 
     def log(self, pack: int) -> Path:
         """Where the output of a task goes."""
@@ -60,22 +68,22 @@ class Note:
         return self.path.parent.parent / "logs" / self.sweep / f"{number}_0_log.out"
 
 
-def new(results: Path, name: str, **values: Any) -> Note:
-    """A note on the point of being submitted by this process, written."""
-    note = Note(results / "jobs" / f"{name}.json", by=myself(), **values)
+def create(results: Path, name: str, **values: Any) -> Note:
+    """Create and save the note for a submission about to be made by this process."""
+    note = Note(results / "jobs" / f"{name}.json", by=this_process(squeue), **values)
     note.write()
     return note
 
 
 def read_all(results: Path) -> list[Note]:
     """All notes, oldest first; damaged ones are passed over."""
-    found = []
+    notes = []
     for path in (results / "jobs").glob("*.json"):
         try:
-            found.append(Note(path=path, **json.loads(path.read_text())))
-        except (OSError, ValueError, TypeError):
+            notes.append(Note.read(path))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             continue
-    return sorted(found, key=lambda note: note.submitted)
+    return sorted(notes, key=lambda note: note.submitted)
 
 
 @dataclass
@@ -87,7 +95,7 @@ class Queue:
 
     notes: list[Note]
     runs: dict[str, float]
-    tasks: list[squeue.Task]
+    tasks: list[squeue.QueuedTask]
     answers: bool
 
     def waiting(self) -> str:
@@ -104,14 +112,14 @@ def look(results: Path, fresh: float = squeue.FRESH) -> Queue:
     notes = [note for note in read_all(results) if not note.ended]
     answer = squeue.tasks([note.name for note in notes], fresh)
     runs: dict[str, float] = {}
-    tasks: list[squeue.Task] = []
+    tasks: list[squeue.QueuedTask] = []
     for note in notes:
-        own = None if answer is None else answer[note.name]
-        tasks += (own or {}).values()
+        queued = None if answer is None else answer[note.name]
+        tasks += (queued or {}).values()
         being_made = note.job is None and not note.cut_short
         for index, pack in enumerate(note.packs):
             number = note.job if len(note.packs) == 1 else f"{note.job}_{index}"
-            if own is None or being_made or number in own:
+            if queued is None or being_made or number in queued:
                 runs |= dict.fromkeys(pack, note.submitted)
     return Queue(notes, runs, tasks, answer is not None)
 
@@ -119,9 +127,9 @@ def look(results: Path, fresh: float = squeue.FRESH) -> Queue:
 def lost(results: Path, ids: Iterable[str]) -> dict[str, tuple[int, Path]]:
     """Of these runs, how many ended jobs were to do them, and the log of the last."""
     ids = set(ids)
-    found: dict[str, tuple[int, Path]] = {}
+    jobs: dict[str, tuple[int, Path]] = {}
     for note in read_all(results):
         for index, pack in enumerate(note.packs if note.ended and note.job else []):
             for run_id in ids.intersection(pack):
-                found[run_id] = (found.get(run_id, (0,))[0] + 1, note.log(index))
-    return found
+                jobs[run_id] = (jobs.get(run_id, (0,))[0] + 1, note.log(index))
+    return jobs

@@ -1,22 +1,22 @@
-"""Settings for a SLURM cluster: launch/slurm.yaml or a file like it, then the command line."""
+"""Settings for a SLURM cluster: settings.yaml or a file like it, then the command line."""
 
-import argparse
 import dataclasses
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.config import ConfigError
-from benchmarks.recipes import read_yaml
-from methods.registry import checked, nearest
+from ...benchmarks.files import read_yaml
+from ...methods.checks import checked
+from ...methods.errors import ConfigError, nearest
 
-DEFAULTS = Path(__file__).with_name("slurm.yaml")
+DEFAULTS = Path(__file__).with_name("settings.yaml")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What launch/slurm.yaml explains."""
+    """What settings.yaml explains."""
 
     partition: str | None
     account: str | None
@@ -75,25 +75,15 @@ FLAGS = {
 }
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The command line's part of the settings."""
-    group = parser.add_argument_group("SLURM", "defaults and what they mean: launch/slurm.yaml")
-    group.add_argument("--settings", type=Path, default=DEFAULTS, metavar="FILE", help="instead")
-    for name, (kind, text) in FLAGS.items():
-        group.add_argument(f"--{name.replace('_', '-')}", metavar=kind, help=text)
-    group.add_argument("--setup", action="append", metavar="LINE", help="shell line before work")
-    group.add_argument(
-        "--sbatch", action="append", metavar="KEY=VALUE", help="any other option of sbatch"
-    )
-
-
-def load(arguments: argparse.Namespace) -> Settings:
+def load(file: Path = DEFAULTS, flags: Mapping[str, Any] | None = None) -> Settings:
     """The settings file with the command line's values over it.
+
+    Args:
+        flags: keys of FLAGS; `setup`, a list of lines; `sbatch`, a list of KEY=VALUE.
 
     Raises:
         ConfigError: an unknown key, a value of the wrong type; names the file or flag.
     """
-    file = arguments.settings
     if not file.is_file():
         raise ConfigError(f"--settings: {file}: no such file")
     values = read_yaml(DEFAULTS)
@@ -103,15 +93,13 @@ def load(arguments: argparse.Namespace) -> Settings:
             value = values["prior"] | value
         values[key] = value
     where = dict.fromkeys(values, str(file))
-    for key in FLAGS:
-        if getattr(arguments, key) is not None:
-            values[key] = getattr(arguments, key)
-            where[key] = "--" + key.replace("_", "-")
-    if arguments.setup is not None:
-        values["setup"] = arguments.setup
-    for pair in arguments.sbatch or ():
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    for pair in given.pop("sbatch", ()):
         key, equals, value = pair.partition("=")
         values["sbatch"] = {**values["sbatch"], key.lstrip("-"): value if equals else True}
+    for key, value in given.items():
+        values[key] = value
+        where[key] = "--" + key.replace("_", "-")
     return _checked(values, where)
 
 
@@ -119,7 +107,7 @@ def _checked(values: dict[str, Any], where: dict[str, str]) -> Settings:
     kinds = typing.get_type_hints(Settings)
     for key in values:
         _known(where[key], {key: None}, kinds)
-    found = {}
+    settings: dict[str, Any] = {}
     for name in (f.name for f in dataclasses.fields(Settings)):
         begin = where[name] if where[name].startswith("--") else f"{where[name]}: {name}"
         value = values[name]
@@ -128,17 +116,17 @@ def _checked(values: dict[str, Any], where: dict[str, str]) -> Settings:
                 raise ConfigError(f"{begin}: found {value!r}, expected key: value pairs")
             if name == "prior":
                 value = {k: checked(f"{begin}: {k}", v, float) for k, v in value.items()}
-            found[name] = value
+            settings[name] = value
             continue
         if name == "setup" and isinstance(value, str):
             raise ConfigError(f"{begin}: found {value!r}, expected a list of lines")
-        found[name] = checked(begin, value, kinds[name])
+        value = settings[name] = checked(begin, value, kinds[name])
         least = 0 if name in ("gpus", "warning_seconds") else 1
         if name == "poll_seconds":
             least = 0.1
-        if isinstance(found[name], int | float) and found[name] < least:
-            raise ConfigError(f"{begin}: found {found[name]}, expected {least} or more")
-    return Settings(**found)
+        if isinstance(value, int | float) and value < least:
+            raise ConfigError(f"{begin}: found {value}, expected {least} or more")
+    return Settings(**settings)
 
 
 def _known(where: str, given: dict[str, Any], valid: dict[str, Any]) -> None:

@@ -9,14 +9,17 @@ import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, cast
+
+from ..claims import Job
 
 FRESH = 5  # seconds for which an answer is good
 _FIELDS = "JobArrayID:40,State:20,RestartCnt:10,Name:60,Reason:80"
-_known: dict[str, tuple[float, dict[str, "Task"]]] = {}
+_known: dict[str, tuple[float, dict[str, "QueuedTask"]]] = {}
 
 
 @dataclass(frozen=True)
-class Task:
+class QueuedTask:
     """A job, or one task of an array: `restarts` tells a requeued one from what it was before."""
 
     state: str
@@ -29,7 +32,7 @@ class Task:
         return self.state not in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
-def tasks(names: Iterable[str], fresh: float = FRESH) -> dict[str, dict[str, Task]] | None:
+def tasks(names: Iterable[str], fresh: float = FRESH) -> dict[str, dict[str, QueuedTask]] | None:
     """By job name and id ("7", or "7_3" in an array) what waits or runs; None: no answer."""
     names, now = set(names), time.monotonic()
     if not names:
@@ -43,7 +46,12 @@ def tasks(names: Iterable[str], fresh: float = FRESH) -> dict[str, dict[str, Tas
     return {name: _known[name][1] for name in names}
 
 
-def lives(job: dict, read: float) -> bool | None:
+def refresh(names: Iterable[str]) -> None:
+    """Ask about all of these jobs now, so that later questions are answered from memory."""
+    tasks(names, fresh=0)
+
+
+def lives(job: Job, read: float) -> bool | None:
     """Whether the incarnation of a job that made a claim still has processes; None: unknown.
 
     Args:
@@ -51,25 +59,25 @@ def lives(job: dict, read: float) -> bool | None:
             job is dead: it may have started since.
     """
     for fresh in (FRESH, time.monotonic() - read):
-        answer = tasks([job["name"]], fresh)
+        answer = tasks([job.name], fresh)
         if answer is None:
             return None
-        task = answer[job["name"]].get(job["id"])
-        if task is not None and task.has_processes and task.restarts == job["restarts"]:
+        task = answer[job.name].get(job.id)
+        if task is not None and task.has_processes and task.restarts == job.restarts:
             return True
     return False
 
 
-def myself() -> dict | None:
+def myself() -> Job | None:
     """The job that this process belongs to; None outside of one of ours."""
     if "SLURM_JOB_ID" not in os.environ or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return None
     array, task = (os.environ.get(f"SLURM_ARRAY_{kind}_ID") for kind in ("JOB", "TASK"))
-    return {
-        "id": f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"],
-        "name": os.environ.get("SLURM_JOB_NAME", ""),
-        "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
-    }
+    return Job(
+        id=f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"],
+        name=os.environ.get("SLURM_JOB_NAME", ""),
+        restarts=int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+    )
 
 
 def installed() -> bool:
@@ -81,6 +89,13 @@ def installed() -> bool:
         return False
     done = subprocess.run(["scontrol", "ping"], capture_output=True, text=True)
     return "configuration source" not in done.stderr
+
+
+def choose(cluster: str) -> Literal["slurm", "local", "debug"]:
+    """Where `--cluster auto` runs: on SLURM if this machine belongs to a cluster, else here."""
+    if cluster == "auto":
+        return "slurm" if installed() else "local"
+    return cast(Literal["slurm", "local", "debug"], cluster)
 
 
 def max_array_size() -> int | None:
@@ -100,15 +115,15 @@ def cancel(ids: Iterable[str]) -> bool:
     return None not in done
 
 
-def _ask(names: set[str]) -> dict[str, dict[str, Task]] | None:
+def _ask(names: set[str]) -> dict[str, dict[str, QueuedTask]] | None:
     output = _run(["squeue", "-h", "-r", "-n", ",".join(sorted(names)), "-O", _FIELDS])
     if output is None:
         return None
-    found: dict[str, dict[str, Task]] = {name: {} for name in names}
+    found: dict[str, dict[str, QueuedTask]] = {name: {} for name in names}
     for line in output.splitlines():
         number, state, restarts, name, *reason = line.split(None, 4)
         if name in found:
-            found[name][number] = Task(state, int(restarts), "".join(reason).strip())
+            found[name][number] = QueuedTask(state, int(restarts), "".join(reason).strip())
     return found
 
 

@@ -14,8 +14,8 @@ from timm.layers import DropPath, Mlp
 from timm.models import SwinTransformer, VisionTransformer
 from torch import Tensor, nn
 
+from ..errors import MethodError
 from .adapted import Adapted, AdaptedBlock
-from .registry import MethodError
 
 __all__ = [
     "Adapted",

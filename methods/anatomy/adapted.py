@@ -8,7 +8,7 @@ from timm.models.swin_transformer import SwinTransformerBlock, window_partition,
 from timm.models.vision_transformer import Block as ViTBlock
 from torch import Tensor, nn
 
-from .registry import MethodError
+from ..errors import MethodError
 
 
 def fresh(like: Tensor, *shape: int, init: Callable[[Tensor], Tensor]) -> nn.Parameter:

@@ -1,6 +1,6 @@
 """Packs: runs that one job does one after another, which pays start-up, weights and data once.
 
-`plan` sizes them, `Pack` is what a job executes.
+`pack_runs` sizes them, `Pack` is what a job executes.
 """
 
 import math
@@ -8,66 +8,27 @@ import multiprocessing
 import os
 import shutil
 import signal
-import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import tasks
-from benchmarks.config import RunConfig
-from benchmarks.record import Results, failed
-
+from ...benchmarks import provenance
+from ...benchmarks.config import RunConfig
+from ...benchmarks.context import RunContext
+from ...benchmarks.record import Results, RunRecord
+from ..claims import Claims
+from ..execution import begin, do
+from ..forecast import Estimate
+from ..machine import cores, die_with_parent, environment, visible_gpus
+from ..messages import Taken
 from . import squeue
-from .claims import Claims
-from .cluster import environment, visible_gpus
-from .grid import Seen
-from .worker import die_with_parent, do
-
-Estimate = Callable[[RunConfig], float]
 
 
-def estimator(
-    configs: Iterable[RunConfig], seen: dict[str, Seen], prior: dict[str, float]
-) -> tuple[Estimate, Collection[tuple]]:
-    """Seconds that a run will take, and the kinds of runs of which records tell.
-
-    Earlier records of the same method, backbone, task and epochs tell (their median); for others
-    the prior of the settings file: seconds to start, to train and to score 1000 images.
-    """
-    took: dict[tuple, list[float]] = {}
-    for config in configs:
-        record = seen.get(config.run_id)
-        if record is not None and record.status == "done":
-            took.setdefault(kind(config), []).append(record.seconds)
-    known = {key: statistics.median(values) for key, values in took.items()}
-
-    def estimate(config: RunConfig) -> float:
-        if kind(config) in known:
-            return known[kind(config)]
-        sizes = tasks.get(config.benchmark, config.task).sizes
-        epochs = config.recipe.epochs + config.recipe.cooldown_epochs
-        scored = epochs // config.eval_every if config.eval_every else 1
-        trained = prior["train_1000_images"] * sizes[config.train_split] * epochs
-        return (
-            prior["start"]
-            + (trained + prior["score_1000_images"] * sizes[config.eval_split] * scored) / 1000
-        )
-
-    return estimate, known
-
-
-def kind(config: RunConfig) -> tuple:
-    """What runs have in common that take equally long."""
-    recipe = config.recipe
-    epochs = recipe.epochs + recipe.cooldown_epochs
-    return config.method, config.backbone, config.benchmark, config.task, epochs, config.eval_every
-
-
-def plan(
+def pack_runs(
     configs: Sequence[RunConfig], estimate: Estimate, minutes: float
 ) -> list[tuple[RunConfig, ...]]:
     """Packs of about so many minutes, each of one backbone, with runs on the same data adjacent."""
@@ -84,29 +45,19 @@ def plan(
     return [tuple(pack) for pack in packs]
 
 
-def wall_seconds(lengths: Iterable[float], at_once: int | None) -> float:
-    """How long packs of these lengths take when nothing waits, so many of them at a time."""
-    lengths = list(lengths)
-    ends = [0.0] * min(at_once or len(lengths), len(lengths))
-    for seconds in lengths:
-        first = min(range(len(ends)), key=ends.__getitem__)
-        ends[first] += seconds
-    return max(ends, default=0.0)
-
-
 @dataclass
 class Pack:
     """The body of a job: does its runs, each with a claim and a record of its own.
 
-    place: the fields of benchmarks.run.Place; logs: the sweep's log folder, relative to results;
+    names: how people call the runs, by id; logs: the sweep's log folder, relative to results;
     minutes: the job's time limit, warning: seconds before it that SLURM signals; submitted: by the
     file server's clock.
     """
 
     configs: tuple[RunConfig, ...]
-    place: dict[str, Any]
+    context: RunContext
     results: Path
-    plugins: list[str]
+    names: Mapping[str, str] = field(default_factory=dict)
     logs: str = ""
     minutes: float = math.inf
     warning: float = 0.0
@@ -119,7 +70,7 @@ class Pack:
         self.began = time.time()
         gpus = visible_gpus()
         count = self.runs_per_gpu * max(1, len(gpus))
-        threads = max(1, _cores() // count)
+        threads = max(1, cores() // count)
         if count == 1:
             self.work(0, 1, threads)
             return f"{len(self.configs)} runs"
@@ -145,54 +96,55 @@ class Pack:
 
     def work(self, number: int, count: int, threads: int) -> None:
         """Do the runs in this process; each of `count` workers begins at another one."""
-        import torch
+        context = self.context
+        if context.device is None and visible_gpus() and shutil.which("nvidia-smi"):
+            context = replace(context, device="cuda")  # never the CPU because a GPU is broken
+        device = begin(context, threads)
+        from ...benchmarks import devices
 
-        import methods
-        from benchmarks import devices, run
-
-        torch.set_num_threads(threads)
-        devices.keep_freed_memory()
-        for plugin in self.plugins:
-            methods.add_plugin(plugin)
-        place = dict(self.place)
-        if visible_gpus() and shutil.which("nvidia-smi"):  # never the CPU because a GPU is broken
-            place.setdefault("device", "cuda")
-        where, store, claims = run.Place(**place), Results(self.results), Claims(self.results)
-        device = devices.choose(where.device)
-        devices.check(device)
-        job = squeue.myself()
-        log = {"log": f"{self.logs}/{job['id']}_0_log.out"} if job else {}
+        claims, job = Claims(self.results, squeue), squeue.myself()
+        log = f"{self.logs}/{job.id}_0_log.out" if job else None
         left = self.left()
         start = number * len(left) // count
         waiting = left[start:] + left[:start]
         for _ in range(2):  # what another process has is looked at once more
             taken = []
             for config in waiting:
-                said, record = do(config, where, store, claims, **log)
-                if said == "taken":
+                reply = do(config, context, claims, log=log)
+                if isinstance(reply, Taken):
                     taken.append(config)
                     continue
-                result = record["error"] or f"{record['seconds_total']:.0f} s"
-                print(f"{time.strftime('%T')} {said} {config.run_id} {config.name}: {result}")
-                sys.stdout.flush()
-                if said == "failed":
+                self._print(reply.record)
+                if not reply.record.done:
                     devices.check(device)  # else all that is left would fail at once
             waiting = taken
         for config in waiting:
-            print(f"{config.run_id} {config.name}: left to the process that has it")
+            print(f"{config.run_id} {self._name(config)}: left to the process that has it")
+
+    def _name(self, config: RunConfig) -> str:
+        return self.names.get(config.run_id, config.name)
+
+    def _print(self, record: RunRecord) -> None:
+        """A line in the log; of a failure the frames too."""
+        told = record.error or f"{record.seconds_total:.0f} s"
+        name = self._name(record.config)
+        print(f"{time.strftime('%T')} {record.status} {record.run_id} {name}: {told}")
+        for frame in record.traceback:
+            print(f"    {frame}")
+        sys.stdout.flush()
 
     def left(self) -> list[RunConfig]:
         """The runs without a record; one of a failure counts if it is not from before this pack."""
-        store = Results(self.results)
-        found = []
+        results = Results(self.results)
+        left = []
         for config in self.configs:
-            record = store.read(config.run_id)
-            if record is not None and record["status"] == "failed":
-                written = store.path(config.run_id).stat().st_mtime
+            record = results.read(config.run_id)
+            if record is not None and not record.done:
+                written = results.path(config.run_id).stat().st_mtime
                 record = record if written >= self.submitted else None
             if record is None:
-                found.append(config)
-        return found
+                left.append(config)
+        return left
 
     def checkpoint(self) -> Any:
         """What submitit requeues at a preemption or time-out: a pack of what is left.
@@ -207,11 +159,12 @@ class Pack:
             sys.exit(0)
         if self._time_is_up() and len(left) == len(self.configs) and not self._progress():
             error = f"not done within the job's {self.minutes:.0f} minutes; raise --time"
-            mine, store = squeue.myself(), Results(self.results)
-            for run_id, holder in Claims(self.results).holders().items():
+            mine, results = squeue.myself(), Results(self.results)
+            for run_id, holder in Claims(self.results, squeue).holders().items():
                 for config in left:
-                    if config.run_id == run_id and holder.get("job") == mine:
-                        store.write(failed(config, error))
+                    if config.run_id == run_id and holder.job == mine:
+                        code = provenance.at_start().to_dict()
+                        results.write(RunRecord.failed(config, error, "time_limit", **code))
             left = self.left()
         return DelayedSubmission(replace(self, configs=tuple(left)))
 
@@ -221,17 +174,10 @@ class Pack:
 
     def _progress(self) -> bool:
         """Whether a run has saved its state since this job began."""
-        folder = self.place.get("resume")
-        files = [Path(folder) / f"{config.run_id}.pt" for config in self.configs] if folder else []
-        return any(file.exists() and file.stat().st_mtime > self.began for file in files)
+        states = [self.context.saved_state(config.run_id) for config in self.configs]
+        return any(path and path.exists() and path.stat().st_mtime > self.began for path in states)
 
 
 def _work(pack: Pack, number: int, count: int, threads: int) -> None:
     threading.Thread(target=die_with_parent, args=(os.getppid(),), daemon=True).start()
     pack.work(number, count, threads)
-
-
-def _cores() -> int:
-    """The cores that this job was given."""
-    given = os.environ.get("SLURM_CPUS_PER_TASK")
-    return int(given) if given else len(os.sched_getaffinity(0))

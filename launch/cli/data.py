@@ -1,28 +1,25 @@
 """Look after the data folder.
 
-    python -m benchmarks.data layout              what goes where, and where it comes from
-    python -m benchmarks.data check DIR           look at every list, label and image
-    python -m benchmarks.data cache DIR --size    how large the decoded images are; --prune: tidy up
+    rlrr-bench data layout              what goes where, and where it comes from
+    rlrr-bench data check DIR           look at every list, label and image
+    rlrr-bench data cache DIR --size    how large the decoded images are; --prune: tidy up
 
 Exit code 0: all is well; 1: something in the data is wrong; 2: the command is.
 """
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from methods.registry import InputError
-
-from ..record import write_atomically
-from ..tasks import SPLITS, benchmarks
-from . import check as checking
-from . import upkeep
-from .lists import DataError
+from ...benchmarks.extensions import extensions
+from ...benchmarks.files import write_text
+from ...benchmarks.tasks import SPLITS, benchmarks
+from ...methods.errors import InputError
+from . import flags
 
 LAYOUTS = {
     "lists": "images/..., train800.txt, val200.txt, train800val200.txt, test.txt ('path label')",
@@ -33,45 +30,41 @@ LAYOUTS = {
 ARCHIVES = """The two variants of VTAB-1k, which never go into one table together:
   JPEG archive  made by NOAH's script, used by SSF, FacT, ARC and RLRR: images re-encoded as JPEG
                 of quality 75. On Hugging Face as XiN0919/VTAB-1k (vtab-1k.zip, 4.66 GB); SSF's,
-                ARC's and RLRR's pages link a OneDrive copy. A copy with 12 of the 19 tasks exists.
+                ARC's and RLRR's pages link a OneDrive copy. An incomplete copy (12 of
+                the 19 tasks) circulates.
   TFDS pixels   the same lists written without loss (PNG) from TFDS, which VPT read directly.
 FGVC: VPT's lists (its links are reported dead; XiN0919/FGVC on Hugging Face has a json.zip), and
 the images from each data set's own page. No link is promised to work."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    text = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser("python -m benchmarks.data", None, __doc__, formatter_class=text)
-    commands = p.add_subparsers(dest="command", required=True)
-    commands.add_parser("layout", help="what goes where, and where it comes from")
-    c = commands.add_parser("check", help="look at every list, label and image")
+def add(commands: flags.Commands) -> None:
+    parser = flags.verb(commands, "data", __doc__, "what the data should be, and whether it is")
+    inside = parser.add_subparsers(dest="command", required=True, parser_class=type(parser))
+    c = inside.add_parser("layout", help="what goes where, and where it comes from")
+    c.set_defaults(do=layout)
+    c = inside.add_parser("check", help="look at every list, label and image")
+    c.set_defaults(do=check)
     c.add_argument("folder", type=Path, metavar="DIR", help="holds vtab-1k/, fgvc/, cifar100/")
     c.add_argument("--tasks", metavar="T,..", help="only these, by folder, heading or alias")
     c.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
     c.add_argument("--smoke", action="store_true", help="accept short lists")
-    c = commands.add_parser("cache", help="the decoded images")
+    c = inside.add_parser("cache", help="the decoded images")
+    c.set_defaults(do=cache)
     c.add_argument("folder", type=Path, metavar="DIR", help="the data folder")
     c.add_argument("--cache", type=Path, metavar="DIR", help="default DIR/.cache")
     c.add_argument("--size", action="store_true", help="how large it is (the default)")
     c.add_argument("--prune", action="store_true", help="remove what no list here needs any more")
-    arguments = p.parse_args(argv)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-    try:
-        if arguments.command == "layout":
-            return layout(console)
-        if not arguments.folder.is_dir():
-            raise DataError(f"{arguments.folder}: no such folder")
-        return (check if arguments.command == "check" else cache)(arguments, console)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
 
 
-def layout(console: Console) -> int:
+def _must_exist(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+
+
+def layout(arguments: argparse.Namespace, console: Console) -> int:
+    """Print what goes where."""
     for benchmark, tasks in benchmarks().items():
-        if benchmark == "demo":
+        if benchmark in extensions():  # brings its own images
             continue
         table = Table("folder", "or", *SPLITS, "classes", "source", box=None, title_justify="left")
         for task in tasks.values():
@@ -86,9 +79,11 @@ def layout(console: Console) -> int:
 
 
 def check(arguments: argparse.Namespace, console: Console) -> int:
-    words = arguments.tasks
-    wanted = None if words is None else [w.strip() for w in words.split(",") if w.strip()]
-    tasks, findings = checking.find_tasks(arguments.folder, wanted)
+    """Look at every list, label and image, and say what is wrong."""
+    _must_exist(arguments.folder)
+    from ...benchmarks.data import check as checking
+
+    tasks, findings = checking.find_tasks(arguments.folder, flags.words(arguments.tasks))
     reports = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as shown:
@@ -119,14 +114,18 @@ def check(arguments: argparse.Namespace, console: Console) -> int:
             "tasks": [found.to_dict() for found in reports],
         }
         try:
-            write_atomically(arguments.json, json.dumps(content, indent=1) + "\n")
+            write_text(arguments.json, json.dumps(content, indent=1) + "\n")
         except OSError as error:
             message = f"--json: {arguments.json}: cannot be written: {error.strerror}"
-            raise DataError(message) from None
+            raise InputError(message) from None
     return 1 if wrong else 0
 
 
 def cache(arguments: argparse.Namespace, console: Console) -> int:
+    """Say how large the decoded images are; tidy them up."""
+    _must_exist(arguments.folder)
+    from ...benchmarks.data import upkeep
+
     folder = arguments.cache or arguments.folder / ".cache"
     if arguments.prune:
         freed = upkeep.prune(arguments.folder, folder)
@@ -138,7 +137,3 @@ def cache(arguments: argparse.Namespace, console: Console) -> int:
     console.print(table)
     console.print(f"{sum(view.bytes for view in views) / 2**20:.1f} MiB in {folder}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from . import registry
 from .anatomy import Adapted, Anatomy
-from .registry import MethodError
+from .errors import MethodError
 
 
 class CannotMerge(MethodError):
@@ -39,7 +39,7 @@ def apply(name: str, model: nn.Module, **options: Any) -> nn.Module:
         raise MethodError(f"the model has method {model.peft.method!r} already; use a new one")
     anatomy = Anatomy(model)
     model.requires_grad_(False)
-    registry.load(name).attach(anatomy, chosen)
+    registry.module(name).attach(anatomy, chosen)
     anatomy.head.module.requires_grad_(True)
     model.peft = Attached(name, asdict(chosen), anatomy.head.path)
     return model
@@ -114,6 +114,6 @@ def merge(model: nn.Module) -> nn.Module:
 
 def cannot_merge(model: nn.Module) -> str | None:
     """Why `merge` refuses this model; None if it does not."""
-    parts = (registry.load(model.peft.method), *model.modules())
+    parts = (registry.module(model.peft.method), *model.modules())
     reasons = (getattr(part, "CANNOT_MERGE", None) for part in parts)
     return next(filter(None, reasons), None)

@@ -1,0 +1,70 @@
+"""Files on disk: written whole or not at all, YAML read with the line of what is wrong."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..methods.errors import ConfigError
+
+ABANDONED = 3600  # seconds after which nobody can still be writing a draft
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write to the draft that this gives; it takes the place of `path` when the block ends well.
+
+    Readers see the old file or the new one, never a part. Drafts lie beside `path` and begin with a
+    dot; one that an exception leaves behind is removed, one of a killed process by `remove_drafts`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    os.close(handle)
+    draft = Path(name)
+    try:
+        yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.chmod(0o644)
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text so that readers see the old file or the new one, never a part."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove drafts left by killed writers: those that nobody has touched for an hour."""
+    for draft in folder.glob(".*-*"):
+        with suppress(OSError):  # its writer was faster
+            if time.time() - draft.stat().st_mtime > ABANDONED:
+                draft.unlink()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: there is no such file, or it is not YAML (names the line), or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: found {type(content).__name__}, expected a mapping")
+    return content

@@ -1,0 +1,178 @@
+"""Which code a process runs: a hash of its sources, the commit, and whether a commit holds them.
+
+One rule, wherever the code lies:
+
+checkout   git tells: what is changed or untracked inside the packages counts as uncommitted; a
+           README, a test or a result does not
+snapshot   a sweep's own copy of the code (launch/slurm/snapshot.py) says what it is a copy of
+wheel      an installation is what was released if its files still have the hashes that pip noted
+
+Uncommitted is also a plug-in that is in no commit of its own repository. All of this is read once,
+when a process starts, and never later: the files may be edited while it works.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+import subprocess
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+from typing import Any
+
+from ..methods import registry
+from ..methods.errors import InputError
+
+PACKAGES = ("methods", "benchmarks", "paper_tables", "launch", "rlrr_bench")
+SNAPSHOT = "snapshot.json"
+ROOT = Path(__file__).resolve().parents[1]  # a checkout, or the installed package itself
+_SKIPPED = {"__pycache__", "out"}  # out: built tables
+
+
+class CodeChanged(InputError):
+    """The sources were edited while a process was still importing them."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """The code of a process.
+
+    Attributes:
+        commit: of the checkout; None if that is unknown.
+        dirty: whether something of it is in no commit; None if that is unknown.
+        version: of the installed project; None in a checkout that is not installed.
+        digest: 12 hex digits over the packages' files, names and content.
+        plugins: the hash of every plug-in file by the method's name.
+    """
+
+    commit: str | None
+    dirty: bool | None
+    version: str | None
+    digest: str
+    plugins: dict[str, str] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """In a few words, for people."""
+        if self.commit is None:
+            return f"version {self.version}" if self.version else "no git checkout"
+        return f"commit {self.commit[:10]}" + ", uncommitted changes" * bool(self.dirty)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a record has it."""
+        return {
+            "git_commit": self.commit,
+            "git_dirty": self.dirty,
+            "version": self.version,
+            "code": self.digest,
+            "plugins": dict(self.plugins),
+        }
+
+
+@functools.cache
+def at_start() -> Code:
+    """The code of this process; a process that does runs asks for it before it imports them."""
+    return current()
+
+
+def confirm() -> None:
+    """Check that nothing was edited since `at_start`: what has been imported is what was hashed.
+
+    Raises:
+        CodeChanged: something was.
+    """
+    if digest_of(source_files()) != at_start().digest:
+        raise CodeChanged(f"{ROOT}: the code was edited while a process started; try again")
+
+
+def current() -> Code:
+    """The code as it lies there now, with the plug-ins as they were registered."""
+    plugins = registry.plugins()
+    commit, dirty = _origin(plugins.values())
+    hashes = {name: registry.code_hash(name) for name in plugins}
+    return Code(commit, dirty, _version(), digest_of(source_files()), hashes)
+
+
+def source_files(root: Path = ROOT) -> dict[str, Path]:
+    """The packages' files by their path in rlrr_bench: what can be imported, and its data."""
+    homes = {name: root / name for name in PACKAGES if name != "rlrr_bench"}
+    found = {
+        f"{name}/{path.relative_to(home).as_posix()}": path
+        for name, home in homes.items()
+        for path in home.rglob("*")
+        if path.is_file() and not _SKIPPED & set(path.relative_to(home).parts)
+    }
+    face = root / "rlrr_bench" if (root / "rlrr_bench").is_dir() else root
+    found |= {path.name: path for path in face.glob("*") if path.suffix == ".py" and path.is_file()}
+    return dict(sorted(found.items()))
+
+
+def digest_of(files: dict[str, Path]) -> str:
+    """12 hex digits over names and content."""
+    content = hashlib.sha256()
+    for name, path in files.items():
+        raw = path.read_bytes()
+        content.update(f"{name} {len(raw)}\n".encode() + raw)
+    return content.hexdigest()[:12]
+
+
+def _origin(plugins: Collection[Path]) -> tuple[str | None, bool | None]:
+    """Commit, and whether something is uncommitted."""
+    note = ROOT.parent / SNAPSHOT  # a snapshot holds the packages as an installation does
+    commit, dirty = None, None
+    if (ROOT / "pyproject.toml").is_file():
+        commit = _git(ROOT, "rev-parse", "HEAD")
+        changed = uncommitted(ROOT, [name for name in PACKAGES if (ROOT / name).is_dir()])
+        dirty = None if commit is None or changed is None else bool(changed)
+    elif note.is_file():
+        told = json.loads(note.read_text(encoding="utf-8"))
+        return told["git_commit"], told["git_dirty"]
+    elif _is_as_released():
+        dirty = False
+    return commit and commit.strip(), True if any(map(_is_loose, plugins)) else dirty
+
+
+def uncommitted(folder: Path, names: Iterable[str]) -> list[str] | None:
+    """Files below `folder` that are changed or untracked, as git lists them; None: no answer."""
+    told = _git(folder, "status", "--porcelain", "--untracked-files=all", "--", *names)
+    return None if told is None else told.splitlines()
+
+
+def _is_loose(plugin: Path) -> bool:
+    """Whether no commit holds this plug-in as it is."""
+    tracked = _git(plugin.parent, "ls-files", "--error-unmatch", "--", plugin.name)
+    return tracked is None or bool(uncommitted(plugin.parent, [plugin.name]))
+
+
+def _is_as_released() -> bool:
+    """Whether the installed files are those that the wheel brought."""
+    try:
+        recorded = distribution("rlrr-bench").files or ()
+    except PackageNotFoundError:
+        return False
+    known = {
+        Path(str(entry.locate())).resolve(): entry.hash.value for entry in recorded if entry.hash
+    }
+    for path in source_files().values():
+        raw = hashlib.sha256(path.read_bytes()).digest()
+        if known.get(path) != base64.urlsafe_b64encode(raw).rstrip(b"=").decode():
+            return False
+    return True
+
+
+@functools.cache
+def _version() -> str | None:
+    try:
+        return version("rlrr-bench")
+    except PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """git's answer; None where it fails, as outside of a checkout or on a machine without git."""
+    try:
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,70 @@
+"""The command line, rlrr-bench: a file a verb, each a thin door to what exists.
+
+A verb's file has `add(commands)`, which describes its flags, and a function that does it. Only what
+is typed is parsed here: beyond this folder nothing knows of argparse. `--help` loads no torch.
+
+Exit codes: 0 done; 1 runs failed, data is wrong, or a file cannot be written; 2 bad input, in one
+line; 130 stopped by Ctrl-C.
+"""
+
+import argparse
+import importlib
+import sys
+from typing import NoReturn
+
+from rich.console import Console
+
+from ...methods.errors import InputError
+
+VERBS = (
+    *("run", "sweep", "status", "cancel", "tables", "report", "methods", "audit", "data"),
+    *("export", "bench", "demo", "settings", "completion"),
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    whole = Parser(
+        prog="rlrr-bench",
+        description="Fine-tune vision transformers by every method of the RLRR paper, and compare.",
+        epilog="`rlrr-bench VERB --help` tells more of each.",
+    )
+    commands = whole.add_subparsers(
+        dest="verb", metavar="VERB", required=True, parser_class=Parser, title="verbs"
+    )
+    for verb in VERBS:
+        importlib.import_module(f".{verb}", __package__).add(commands)
+    return whole
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do what was typed; returns the exit code."""
+    whole = parser()
+    complete(whole)
+    arguments = whole.parse_args(argv)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    try:
+        return arguments.do(arguments, console)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(getattr(arguments, "stopped", "stopped"), file=sys.stderr)
+        return 130
+
+
+def complete(whole: argparse.ArgumentParser) -> None:
+    """Answer the shell, if it is the shell that asks for completions."""
+    import argcomplete
+
+    argcomplete.autocomplete(whole)

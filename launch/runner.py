@@ -1,0 +1,265 @@
+"""See a request's runs through: on this machine, on SLURM, or in this process."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from ..benchmarks import data, tasks
+from ..benchmarks.config import RunConfig
+from ..benchmarks.context import RunContext
+from ..benchmarks.extensions import extensions
+from ..benchmarks.record import Results
+from ..methods.errors import ConfigError
+from ..paper_tables.records import Outdated
+from . import view
+from .claims import Claims
+from .freshness import Memory, outdated_inputs
+from .grid import Followers, Grid
+from .local import Local
+from .messages import Event, Following, Prepared
+from .request import SweepRequest
+from .slurm import arrays, packs, squeue
+
+
+@dataclass
+class SweepOutcome:
+    """What came of a sweep.
+
+    Attributes:
+        grid: as it stands afterwards.
+        outdated: finished runs that were made with other code, weights or pixels than now.
+        lost: a line for every run whose jobs ended without a record.
+        waited: False where jobs were submitted and not waited for.
+    """
+
+    grid: Grid
+    outdated: Outdated = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    waited: bool = True
+
+    @property
+    def exit_code(self) -> int:
+        """1 while a cell of the request is without its number because runs failed."""
+        return 1 if self.waited and (self.lost or self.grid.failed_cells) else 0
+
+
+def run(request: SweepRequest, console: Console) -> SweepOutcome:
+    """Do what is missing of the request; what is done is not done again.
+
+    Raises:
+        InputError: something that concerns every run is wrong; nothing was begun then.
+    """
+    cells = request.cells()
+    grid = Grid.survey(request.results, cells)
+    context = data_for(grid.configs.values(), request.data, request.context)
+    outdated = _outdated(request, grid, context)
+    tell_outdated(grid, outdated, console, rerun=request.rerun)
+    again = [grid.configs[run_id] for run_id in outdated] if request.rerun else []
+    todo = grid.of("missing", "running", "queued", *["failed"] * request.retry_failed)
+    if not (todo or again):
+        runs = len(grid.configs)
+        console.print(f"nothing to run: {runs} of {runs} runs have a record")
+        if waiting := len(Followers(grid, todo).likely()):
+            text = f"{waiting} more wait for trials that failed: --status names them"
+            console.print(f"{text}, --retry-failed tries them again", style="yellow")
+        return SweepOutcome(grid, outdated)
+    if context is None:
+        raise ConfigError("--data DIR is needed: the folder that holds vtab-1k/<task>/...")
+    Claims(request.results, squeue).clean()
+    Results(request.results).clean()
+    check_lists([*todo, *again, *Followers(grid, todo).likely()], context)
+    if again:
+        for config in again:
+            Results(request.results).put_aside(config.run_id)
+        console.print(f"{len(again)} records put aside in {request.results / 'aside'}")
+        outdated = {}
+        grid = Grid.survey(request.results, cells)
+        todo = grid.of("missing", "running", "queued", *["failed"] * request.retry_failed)
+    followers = Followers(grid, todo)
+    lost, waited = [], True
+    if request.cluster == "slurm":
+        answer = _on_slurm(request, context, grid, followers, todo, console)
+        lost, waited = answer or [], answer is not None
+    elif request.cluster == "debug":
+        _in_this_process(request, context, grid, followers, todo)
+    else:
+        _here(request, context, grid, followers, todo, console)
+    return SweepOutcome(Grid.survey(request.results, cells), outdated, lost, waited)
+
+
+def _outdated(request: SweepRequest, grid: Grid, context: RunContext | None) -> Outdated:
+    """What is known to have changed since finished runs were made, by run id."""
+    changed = dict(grid.outdated_code)
+    inputs = outdated_inputs(grid, context or request.context, with_data=context is not None)
+    for run_id, words in inputs.items():
+        changed[run_id] = (*changed.get(run_id, ()), *words)
+    return changed
+
+
+def tell_outdated(grid: Grid, outdated: Outdated, console: Console, rerun: bool) -> None:
+    """A line for every row with records that were made with something else than now."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for cell in grid.cells:
+        for config in cell.runs:
+            for what in outdated.get(config.run_id, ()):
+                counts[cell.row.label, what] += 1
+    inputs = {"weights": "other weights than these", "pixels": "other pixels than these"}
+    for (row, what), count in counts.items():
+        made = "record of {} was made" if count == 1 else "records of {} were made"
+        text = f"{count} {made.format(row)} with {inputs.get(what, f'another {what}')}"
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if counts and not rerun:
+        console.print("they are marked in the tables; --rerun makes them anew", style="yellow")
+
+
+def data_for(
+    configs: Collection[RunConfig], folder: Path | None, context: RunContext
+) -> RunContext | None:
+    """The context with a data folder: the one given, or one that the benchmark fills itself.
+
+    Returns:
+        None where no folder was given and the benchmark brings no images of its own.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if folder is not None:
+        if not folder.is_dir():
+            raise ConfigError(f"--data: {folder}: no such folder")
+        return replace(context, data=folder)
+    names = {config.benchmark for config in configs}
+    bringing = extensions()
+    if not names or not names <= bringing.keys():
+        return None
+    for name in sorted(names):
+        bringing[name].write_data(context.data)
+    return context
+
+
+def check_lists(configs: list[RunConfig], context: RunContext) -> None:
+    """See that every list and image file of these runs is there.
+
+    Raises:
+        DataError: names the first that is not.
+    """
+    splits = {
+        (c.benchmark, c.task, split, c.smoke)
+        for c in configs
+        for split in (c.train_split, c.eval_split)
+    }
+    for benchmark, task, split, smoke in sorted(splits):
+        listing = data.read_list(context.data, tasks.get(benchmark, task), split, smoke)
+        data.check_files(listing)
+
+
+def following(followers: Followers, shown: view.SweepView) -> Following:
+    """What follows from a run, with the view's total kept true."""
+    total = shown.total
+
+    def after(config: RunConfig) -> list[RunConfig]:
+        new = followers.after(config)
+        shown.total = total - followers.spared
+        return new
+
+    return after
+
+
+def _here(
+    request: SweepRequest,
+    context: RunContext,
+    grid: Grid,
+    followers: Followers,
+    todo: list[RunConfig],
+    console: Console,
+) -> None:
+    """With worker processes on this machine; weights and data are loaded once before any run."""
+    expected = [*todo, *followers.likely()]
+    memory = Memory.of(grid.folder)
+    with Local(grid.folder, context, request.workers) as local:
+        first = {(c.backbone, c.task, c.train_split, c.eval_split): c for c in reversed(expected)}
+        with view.SweepView(len(first), "preparing", console, grid.names) as shown:
+
+            def on_event(event: Event) -> None:
+                if isinstance(event, Prepared):
+                    memory.learn(event.config, context, event.inputs)
+                shown.report(event)
+
+            local.prepare(list(reversed(first.values())), on_event)
+        done = len(grid.configs) - len(todo)
+        follow = f", {len(expected) - len(todo)} to follow" if len(expected) > len(todo) else ""
+        console.print(
+            f"{len(todo)} runs to do{follow}, {done} done before, {local.count} at a time"
+        )
+        with view.SweepView(len(expected), "runs", console, grid.names) as shown:
+            local.run(todo, shown.report, following(followers, shown))
+
+
+def _in_this_process(
+    request: SweepRequest,
+    context: RunContext,
+    grid: Grid,
+    followers: Followers,
+    todo: list[RunConfig],
+) -> None:
+    """One run after another, for debuggers."""
+    while todo:
+        pack = packs.Pack(tuple(todo), context, grid.folder, names=grid.names)
+        pack.work(0, 1, os.cpu_count() or 1)
+        todo = [config for trial in todo for config in followers.after(trial)]
+
+
+def _on_slurm(
+    request: SweepRequest,
+    context: RunContext,
+    grid: Grid,
+    followers: Followers,
+    todo: list[RunConfig],
+    console: Console,
+) -> list[str] | None:
+    """Submit what is neither queued nor running, and see the runs through, whoever does them.
+
+    Returns:
+        A line for every run that was given up; None: not waited for.
+    """
+    weights = context.weights
+    if weights not in (None, "hub", "random") and not Path(weights).exists():
+        raise ConfigError(f"--weights: {weights}: no such file or folder")
+    cluster = arrays.Slurm(
+        grid.folder,
+        request.settings,
+        context,
+        table=request.table,
+        names=grid.names,
+        estimate=grid.estimator(request.settings.prior)[0],
+        console=console,
+    )
+    sent = cluster.submit(todo)
+    console.print(
+        f"{len(todo)} runs to do, {len(grid.of('done'))} done before; {sent} submitted, "
+        f"{len(todo) - sent} queued or running already",
+        highlight=False,
+    )
+    likely = len(followers.likely())
+    if not request.wait:
+        console.print(
+            "not waiting: --status tells, and the same command goes on and builds the table"
+        )
+        if likely:
+            console.print(f"it also submits the {likely} runs that follow from the trials")
+        return None
+    try:
+        with view.SweepView(len(todo) + likely, "runs", console, grid.names) as shown:
+            after = following(followers, shown)
+            lost = cluster.wait(todo, shown.report, shown.say, after)
+    except KeyboardInterrupt:
+        print("the jobs go on without this command; --cancel stops them", file=sys.stderr)
+        raise
+    arrays.tidy(grid.folder)
+    for line in lost:
+        console.print(f"lost  {line}", style="red", markup=False, highlight=False)
+    return lost

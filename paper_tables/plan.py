@@ -1,0 +1,309 @@
+"""From a request for a table to the runs that its cells need. No torch is needed.
+
+TableRequest     which part of which table, by which protocol, with which changes
+plan(request)    -> a Cell for every row, task and seed, each with its RunConfig
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import yaml
+
+from .. import methods
+from ..benchmarks import recipes, tasks
+from ..benchmarks.config import Recipe, RunConfig
+from ..benchmarks.tasks import Task
+from ..methods.errors import ConfigError, InputError, nearest
+from .specs import ORDERS, Profile, Row, Spec
+
+Protocol = Literal["recipe", "val", "best_test"]
+PROTOCOLS: tuple[Protocol, ...] = typing.get_args(Protocol)
+
+
+@dataclass(frozen=True)
+class OptionChange:
+    """A method option from the command line; several values make a row each.
+
+    row: a row's key, label or method; None: the only row.
+    """
+
+    row: str | None
+    option: str
+    values: tuple[Any, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "OptionChange":
+        """`lora.rank=4`, `rank=2,4,8`. Values that hold commas themselves are parted by ';'.
+
+        Raises:
+            ConfigError: it has another form, or names a recipe key.
+        """
+        key, sign, value = text.partition("=")
+        row, _, option = key.rpartition(".")
+        if not (sign and option and value):
+            expected = "expected ROW.OPTION=VALUE, as in lora.rank=4"
+            raise ConfigError(f"--option: found {text!r}, {expected}")
+        if option in {f.name for f in dataclasses.fields(Recipe)} and not _has_option(option):
+            raise ConfigError(
+                f"--option: {option!r} is a recipe key; change it with --set {option}={value}"
+            )
+        parts = value.split(";" if ";" in value or _is_list(option) else ",")
+        return cls(row or None, option, tuple(_scalar(part.strip()) for part in parts if part))
+
+    def names(self, row: Row) -> bool:
+        """Whether this is about the row; upper and lower case are the same."""
+        words = (row.key, row.label, row.method)
+        return self.row is None or self.row.lower() in (word.lower() for word in words)
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _kinds(option: str) -> list[Any]:
+    """The types that methods give an option of this name."""
+    hints = [typing.get_type_hints(type(methods.options(name))) for name in methods.names()]
+    return [own[option] for own in hints if option in own]
+
+
+def _has_option(option: str) -> bool:
+    return bool(_kinds(option))
+
+
+def _is_list(option: str) -> bool:
+    return any(typing.get_origin(kind) is tuple for kind in _kinds(option))
+
+
+@dataclass(frozen=True)
+class TableRequest:
+    """Which part of a table, by which protocol, with which changes.
+
+    Attributes:
+        rows, tasks, seeds: None: all of the table's, and the profile's seeds.
+        recipe: keys that win over the recipe files, such as {"epochs": 1}.
+        options: method options that make rows of their own.
+        smoke: accept short lists; never a result.
+    """
+
+    spec: Spec
+    profile: Profile
+    rows: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    protocol: Protocol = "recipe"
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    options: tuple[OptionChange, ...] = ()
+    smoke: bool = False
+
+    @cached_property
+    def name(self) -> str:
+        """Names the table's files: the spec's name, and what makes it another than the whole."""
+        parts = [self.protocol] * (self.protocol != "recipe")
+        for what, chosen in (("rows", self.rows), ("tasks", self.tasks), ("seeds", self.seeds)):
+            if chosen is not None:
+                few = "+".join(map(str, chosen)) or "none"
+                parts.append(few if len(few) <= 24 and what != "seeds" else f"{len(chosen)}-{what}")
+        parts += [f"{key}-{value}" for key, value in self.recipe.items()]
+        parts += [f"{c.option}-{'+'.join(map(str, c.values))}" for c in self.options]
+        parts += ["smoke"] * self.smoke
+        if not parts:
+            return self.spec.name
+        whole = json.dumps([self.rows, self.tasks, self.seeds, str(self.recipe), str(self.options)])
+        text = re.sub(r"[^A-Za-z0-9.+_-]", "_", "-".join([self.spec.name, *parts]))
+        if parts == [self.protocol]:
+            return text
+        return f"{text[:60]}-{hashlib.sha256(whole.encode()).hexdigest()[:4]}"
+
+    @property
+    def remark(self) -> str:
+        """What was changed on the command line, for the note about our numbers."""
+        changed = [f"{key}={value}" for key, value in self.recipe.items()]
+        changed += ["smoke"] * self.smoke
+        return f"changed on the command line: {' '.join(changed)}" if changed else ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of one cell of a table; without a config, `reason` says why it cannot be run.
+
+    trials: protocol `val` only, the runs that decide about the config: the grid's settings, trained
+    without the validation images and scored on them. `select.decide` gives the config then.
+    """
+
+    spec: Spec
+    row: Row
+    task: Task
+    seed: int
+    config: RunConfig | None
+    source: str = ""  # where the recipe's values come from
+    reason: str = ""
+    trials: tuple[RunConfig, ...] = ()
+    train_split: Literal["trainval", "train"] = "trainval"
+
+    @property
+    def like(self) -> RunConfig | None:
+        """The cell's run or, while its trials decide about it, one of them."""
+        return self.config or next(iter(self.trials), None)
+
+    @property
+    def runs(self) -> tuple[RunConfig, ...]:
+        """Its trials, and its own run once it is known which that is."""
+        return (*self.trials, self.config) if self.config else self.trials
+
+    def final(self, trial: RunConfig) -> RunConfig:
+        """The run that the cell asks for if this trial is the winner."""
+        return replace(trial, train_split=self.train_split, eval_split="test", seed=self.seed)
+
+
+def plan(request: TableRequest) -> list[Cell]:
+    """The cells of a request, row by row, task by task, seed by seed.
+
+    Raises:
+        ConfigError, MethodError: an unknown row, task, recipe key or option.
+    """
+    spec, profile = request.spec, request.profile
+    benchmark = profile.benchmarks.get(spec.benchmark, spec.benchmark)
+    wanted = request.tasks
+    if wanted is None and spec.tasks:
+        wanted = tuple(profile.tasks.get(name, name) for name in spec.tasks)
+    columns = tasks.select(benchmark, wanted)
+    seeds = profile.seeds if request.seeds is None else request.seeds
+    cells = []
+    for row in chosen_rows(request):
+        for task in columns:
+            first = _cell(request, row, task)
+            for seed in seeds:
+                config = replace(first.config, seed=seed) if first.config else None
+                cells.append(replace(first, seed=seed, config=config))
+    return cells
+
+
+def chosen_rows(request: TableRequest) -> list[Row]:
+    """The rows by key or label, then those that `options` make of them.
+
+    A method that is no row gets one, with our default recipe. The table's rows come in its order,
+    the others after them.
+
+    Raises:
+        ConfigError: a word that is neither a row nor a method, an option for none of the rows.
+    """
+    spec, wanted = request.spec, request.rows
+    rows = list(spec.rows.values()) if wanted is None else _rows_named(spec, wanted)
+    if not request.options:
+        return rows
+    for change in request.options:
+        named = [row for row in rows if change.names(row)]
+        if change.row is None and len(rows) > 1:
+            raise ConfigError(
+                f"--option: {change.option} of which row? Say ROW.{change.option}=..., or --rows"
+            )
+        if not named:
+            known = {word for row in rows for word in (row.key, row.method)}
+            raise ConfigError(
+                f"--option: no row {change.row!r} is asked for; {nearest(str(change.row), known)}"
+            )
+    return [variant for row in rows for variant in _variants(row, request.options)]
+
+
+def _rows_named(spec: Spec, wanted: Iterable[str]) -> list[Row]:
+    by_label = {row.label.lower(): key for key, row in spec.rows.items()}
+    rows = []
+    for word in wanted:
+        key = by_label.get(word.lower(), word)
+        if key in spec.rows:
+            rows.append(spec.rows[key])
+        elif word in methods.names():
+            backbone = next(iter(spec.rows.values())).backbone
+            rows.append(Row(word, word, word, backbone, "ours"))
+        else:
+            known = {*spec.rows, *methods.names()}
+            raise ConfigError(f"unknown row {word!r} of {spec.name}; {nearest(word, known)}")
+    order = {key: position for position, key in enumerate(spec.rows)}
+    return sorted(rows, key=lambda row: order.get(row.key, len(order)))
+
+
+def _variants(row: Row, changes: Iterable[OptionChange]) -> list[Row]:
+    """The row at every point of the changes that name it; itself where none does."""
+    axes = [[(c.option, value) for value in c.values] for c in changes if c.names(row)]
+    variants = []
+    for point in itertools.product(*axes):
+        if not point:
+            return [row]
+        try:
+            options = methods.options(row.method, row.options | dict(point))
+        except InputError as error:
+            raise ConfigError(f"--option: {error}") from None
+        words = [(key, _shown(getattr(options, key))) for key, _ in point]
+        variants.append(
+            replace(
+                row,
+                key=f"{row.key}[{','.join(f'{key}={value}' for key, value in words)}]",
+                label=f"{row.label}, {', '.join(f'{key} {value}' for key, value in words)}",
+                options=row.options | dict(point),
+            )
+        )
+    return variants
+
+
+def _shown(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _cell(request: TableRequest, row: Row, task: Task) -> Cell:
+    """A cell of seed 0; a trial is of seed 0 too, whatever the table's seeds are."""
+    spec, profile = request.spec, request.profile
+    backbone = profile.backbones.get(row.backbone, row.backbone)
+    if row.method not in methods.names():
+        return Cell(spec, row, task, 0, None, reason=f"method {row.method!r} is not built")
+    recipe = profile.recipe or row.recipe
+    changes = dict(request.recipe)
+
+    def config(settings: recipes.Resolved) -> RunConfig:
+        return RunConfig(
+            benchmark=task.benchmark,
+            task=task.name,
+            backbone=backbone,
+            method=row.method,
+            options=_options(row, profile, settings.options),
+            recipe=settings.recipe,
+            train_split=settings.train_split,
+            eval_every=1 if request.protocol == "best_test" else 0,
+            smoke=request.smoke,
+        )
+
+    settings = recipes.resolve(recipe, row.method, backbone, task, changes)
+    source = f"recipe {recipe}: {settings.source}"
+    if request.protocol != "val":
+        return Cell(spec, row, task, 0, config(settings), source)
+    points = recipes.trials(recipe, row.method, backbone, task, changes)
+    trials = [replace(config(point), train_split="train", eval_split="val") for point in points]
+    unique = tuple({trial.run_id: trial for trial in trials}.values())
+    reason = "its trials on the validation images are not done"
+    return Cell(spec, row, task, 0, None, source, reason, unique, settings.train_split)
+
+
+def _options(row: Row, profile: Profile, from_recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's options that differ from its defaults: those of the recipe, then the row's."""
+    chosen = dict(row.options)
+    order, _, k = str(chosen.get("layers", "")).partition(":")
+    if order in ORDERS and k.isdigit():
+        chosen["layers"] = f"{order}:{profile.layers.get(int(k), int(k))}"
+    options = methods.options(row.method, {**from_recipe, **chosen})
+    defaults = methods.options(row.method)
+    changed = {
+        key: value
+        for key, value in dataclasses.asdict(options).items()
+        if value != getattr(defaults, key)
+    }
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}
