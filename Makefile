@@ -1,36 +1,45 @@
 # Two commands set everything up: `make demo` runs the main job, `make test` the tests.
 PYTHON ?= python3
 BIN := .venv/bin
+PACKAGES := methods benchmarks paper_tables launch
 
-.PHONY: demo demo-all test tables report bench clean
+.PHONY: demo demo-all test test-fast test-slurm lint tables report bench clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
 	$(BIN)/python launch/sweep.py --table 2 --profile demo
 
-test: .venv/installed-test
+# Everything that CI runs. The SLURM tests mostly wait for daemons, so they run beside the others.
+test: .venv/installed-test lint
+	$(BIN)/python -m pytest -n 4 --dist loadgroup $(TESTS)
+
+# What a change needs while one works on it: no cluster, no full-size model, no browser.
+test-fast: .venv/installed-test lint
+	$(BIN)/python -m pytest --ignore tests/slurm -m "not slow" -n 2 $(TESTS)
+
+test-slurm: .venv/installed-test
+	$(BIN)/python -m pytest tests/slurm -n 2 --dist loadgroup
+
+lint: .venv/installed-test build/types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --ignore tests/slurm -n auto --maxprocesses 4
-	$(BIN)/python -m pytest tests/slurm
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p rlrr_bench
 
 # Everything in the demo profile; Table 4's ViT-L and ViT-H are the demo ViT, Table 5's the demo Swin.
 demo-all: .venv/installed
 	for table in 2 3 4 5 6 fig2; do \
-	  $(BIN)/python launch/sweep.py --table $$table --profile demo $(SWEEP) || exit; done
-	$(BIN)/python -m paper_tables.build --profile demo
-	$(BIN)/python -m paper_tables.report --profile demo
+	  $(BIN)/rlrr-bench sweep --table $$table --profile demo $(SWEEP) || exit; done
+	$(BIN)/rlrr-bench tables --profile demo
+	$(BIN)/rlrr-bench report --profile demo
 
 tables: .venv/installed
-	$(BIN)/python -m paper_tables.build
+	$(BIN)/rlrr-bench tables
 
 report: .venv/installed
-	$(BIN)/python -m paper_tables.report
+	$(BIN)/rlrr-bench report
 
 bench: .venv/installed
-	$(BIN)/python -m benchmarks.bench
-	$(BIN)/python -m launch.bench
-	$(BIN)/python -m paper_tables.bench
+	$(BIN)/rlrr-bench bench
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -41,5 +50,11 @@ bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	touch $@
 
+# The type checker sees the packages where an installation has them.
+build/types: Makefile
+	mkdir -p build/types/rlrr_bench
+	ln -sfn $(CURDIR)/rlrr_bench/*.py $(addprefix $(CURDIR)/,$(PACKAGES)) build/types/rlrr_bench/
+	touch $@
+
 clean:
-	rm -rf .venv data results/demo paper_tables/out
+	rm -rf .venv build data results/demo paper_tables/out

@@ -47,10 +47,10 @@ from .weights import (
     identify,
     in_layout,
     inspect,
-    read,
+    tensors_of,
 )
 
-__all__ = ["Backbone", "BackboneError", "create", "fingerprint", "identify"]
+__all__ = ["Backbone", "BackboneError", "create", "identify", "weights_fingerprint"]
 
 _ORIGINS = {"orig_in21k": ORIGINAL, "augreg_in21k": AUGREG, "ms_in22k": SWIN_22K}
 
@@ -61,7 +61,7 @@ class Backbone:
 
     tag: str
     model: nn.Module  # (B, 3, input_size, input_size) -> (B, num_classes); train mode, no dropout
-    fingerprint: str  # see fingerprint(); headless, so the same for every num_classes
+    fingerprint: str  # see weights_fingerprint; headless, so the same for every num_classes
     source: str  # 'hub', 'random', or format and checkpoint: 'npz original ImageNet-21k'
     mean: tuple[float, float, float]  # of RGB pixels in [0, 1]
     std: tuple[float, float, float]
@@ -79,8 +79,8 @@ def create(tag: str, num_classes: int, weights: str | Path | None = None) -> Bac
             (truncated normal of 0.02, zero bias).
         weights: None for the checkpoint that belongs to the tag (hub, or the file shipped with an
             extension's tag), 'hub', 'random' (always the same random weights, for smoke tests), a
-            weights file, or a folder in which exactly one file is right for the tag. A file that
-            changes on disk is not read again within the process.
+            weights file, or a folder in which exactly one file is right for the tag. A process
+            reads a file once, even if it changes on disk.
 
     Raises:
         BackboneError: the tag is not a full one, no weights were found, or they are not this tag's.
@@ -107,7 +107,7 @@ def create(tag: str, num_classes: int, weights: str | Path | None = None) -> Bac
     )
 
 
-def fingerprint(state: Mapping[str, Tensor]) -> str:
+def weights_fingerprint(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over name, dtype, shape and bytes of every tensor, in the order of the names.
 
     Under timm's names and without a head it depends on the weights only, not on their file format.
@@ -123,15 +123,15 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 # Two are kept: runs are grouped by backbone, and one is up to 2.5 GB.
 @lru_cache(maxsize=2)
 def _pretrained(tag: str, weights: str | None) -> tuple[nn.Module, str, str]:
-    """Headless model, fingerprint and source; shared between calls, so never to be handed out."""
+    """Headless model, fingerprint and source. Calls share the model: copy it, never hand it out."""
     _check_tag(tag)
     shipped = timm.get_pretrained_cfg(tag).file  # set for those that an extension brings
-    # Building draws numbers; a hit and a miss of this cache must leave the same generator behind.
+    # Building draws random numbers; the generator must be the same after a hit as after a miss.
     with torch.random.fork_rng(devices=[]):
         if weights == "random":
             torch.default_generator.manual_seed(0)
             model = _build(tag)
-            return model, fingerprint(model.state_dict()), "random"
+            return model, weights_fingerprint(model.state_dict()), "random"
         model = _build(tag, weight_init="skip")  # timm's slow part, and every tensor is loaded
     arch, origin = _target(tag, model)
     if weights is None and shipped:
@@ -145,18 +145,18 @@ def _pretrained(tag: str, weights: str | None) -> tuple[nn.Module, str, str]:
         raise BackboneError(
             f"{file.path}: found {file.description}, expected {arch} {origin} for {tag}"
         )
-    load(model, file)
-    return model, fingerprint(model.state_dict()), source
+    load_weights(model, file)
+    return model, weights_fingerprint(model.state_dict()), source
 
 
 def _check_tag(tag: str) -> None:
     """Refuse every name that timm would have to complete or translate."""
-    brought = register_backbone(tag)
+    is_extension = register_backbone(tag)
     arch, _, version = tag.partition(".")
     deprecated = get_deprecated_models()
     if version and tag in get_arch_pretrained_cfgs(arch):
         families = ("vision_transformer", "swin_transformer")
-        if brought or is_model_in_modules(arch, families):
+        if is_extension or is_model_in_modules(arch, families):
             return
         raise BackboneError(f"{tag} is neither a ViT nor a Swin of timm's, expected one of them")
     arch = (deprecated.get(tag) or arch).partition(".")[0]
@@ -197,18 +197,18 @@ def _download(tag: str) -> str:
 
 
 def _target(tag: str, model: nn.Module) -> tuple[str, str]:
-    """Architecture and origin a file for this tag has, in the words of `identify`.
+    """The architecture and origin that a file for this tag has, in the words of `identify`.
 
-    The origin is 'weights' where a tag stands for a checkpoint that its file does not reveal.
+    The origin is 'weights' where a file does not tell whether it is the tag's checkpoint.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    fitted = timm.get_pretrained_cfg(tag).num_classes == 1000
-    origin = _ORIGINS.get(tag.partition(".")[2], FINE_TUNED if fitted else "weights")
+    fine_tuned = timm.get_pretrained_cfg(tag).num_classes == 1000
+    origin = _ORIGINS.get(tag.partition(".")[2], FINE_TUNED if fine_tuned else "weights")
     return describe_shapes(shapes)[1], origin
 
 
 def _fit(file: WeightsFile, arch: str, origin: str) -> str:
-    """'exact', 'headless' (nothing in the file tells whether it is the right one) or ''."""
+    """'exact', 'headless' (the file does not tell whether it is the right one) or '' (neither)."""
     if file.arch != arch:
         return ""
     if file.origin in HEADLESS:
@@ -218,7 +218,7 @@ def _fit(file: WeightsFile, arch: str, origin: str) -> str:
 
 
 def _find(path: Path, tag: str, arch: str, origin: str) -> WeightsFile:
-    """The file itself, or the one file in a folder that fits best."""
+    """The file at `path`; if that is a folder, the one file in it that fits best."""
     if not path.is_dir():
         return inspect(path)
     fits: dict[str, list[WeightsFile]] = {}
@@ -240,22 +240,22 @@ def _find(path: Path, tag: str, arch: str, origin: str) -> WeightsFile:
     )
 
 
-def load(model: nn.Module, file: WeightsFile) -> None:
+def load_weights(model: nn.Module, file: WeightsFile) -> None:
     """Load a headless model with timm's loaders, then compare every tensor with the file.
 
-    The comparison goes the other way round, from the model to the file's names and axes, so that
-    it shares nothing with the loaders.
+    The comparison shares nothing with the loaders: it goes from the model to the file's names and
+    axes, they go from the file to the model's.
 
     Raises:
-        BackboneError: a tensor is missing, extra, misshapen, of another dtype, not finite, or
-            came out of loading other than it is in the file.
+        BackboneError: a tensor is missing, extra, misshapen, of another dtype or not finite, or
+            differs from the file after loading.
     """
-    found = read(file)
+    tensors = tensors_of(file)
     buffers = dict(model.named_buffers())  # Swin's tables of constants; files may leave them out
     expected = in_layout(file.layout, model)
-    missing = [name for name in expected if name not in found and name not in buffers]
+    missing = [name for name in expected if name not in tensors and name not in buffers]
     wrong = [f"{name} is missing" for name in missing]
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         if name not in expected:
             wrong.append(f"{name} is not expected")
         elif tensor.shape != expected[name].shape:
@@ -269,13 +269,13 @@ def load(model: nn.Module, file: WeightsFile) -> None:
         if file.layout == "npz":
             model.load_pretrained(str(file.path))
         elif file.layout == "swin":
-            model.load_state_dict(checkpoint_filter_fn(dict(found), model))
+            model.load_state_dict(checkpoint_filter_fn(dict(tensors), model))
         else:  # older timm mistakes its own headless Swin for the original layout in that filter
-            model.load_state_dict({k: v for k, v in found.items() if k not in buffers})
+            model.load_state_dict({k: v for k, v in tensors.items() if k not in buffers})
         expected = in_layout(file.layout, model)
         wrong = [
             f"{name} differs from the file after loading"
-            for name, tensor in found.items()
+            for name, tensor in tensors.items()
             if not torch.equal(tensor, expected[name])
         ]
     if wrong:

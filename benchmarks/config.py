@@ -88,7 +88,7 @@ class RunConfig:
         return self.name_in(self.method)
 
     def name_in(self, row: str) -> str:
-        """For people: the row it belongs to, task, seed; of a validation run what it tries."""
+        """For people: the row it belongs to, task, seed; for a validation run what it tries too."""
         text = f"{row} {self.task} seed {self.seed}"
         if self.eval_split == "test":
             return text
@@ -122,23 +122,29 @@ def recipe_from(values: dict[str, Any], where: str) -> Recipe:
 
 
 def typed(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Some of a recipe's keys, each checked and of its type."""
-    kinds = typing.get_type_hints(Recipe)
-    found = {}
+    """Some of a recipe's keys, each with its value checked and converted to the field's type."""
+    kinds = _kinds()
+    checked_values = {}
     for key, value in values.items():
         if key not in kinds:
             raise ConfigError(f"{where}: unknown recipe key {key!r}; {nearest(key, kinds)}")
-        found[key] = checked(f"{where}: {key}", value, kinds[key])
+        number = checked(f"{where}: {key}", value, kinds[key])
         least = 1 if key in ("batch_size", "restart_epochs", "restart_factor") else 0
-        if isinstance(found[key], int | float) and not least <= found[key] < math.inf:
+        if isinstance(number, int | float) and not least <= number < math.inf:
             raise ConfigError(f"{where}: {key}: found {value!r}, expected {least} or more")
-    return found
+        checked_values[key] = number
+    return checked_values
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    return typing.get_type_hints(Recipe)  # slow, and asked for every run that is planned
 
 
 def _changed(config: Any) -> dict[str, Any]:
     """The fields that differ from their defaults, nested recipe included."""
     out = {}
-    for name, default in _defaults(type(config)):
+    for name, default in _defaults(config.__class__):
         value = getattr(config, name)
         if isinstance(value, Recipe):
             value = _changed_of(value)

@@ -1,4 +1,4 @@
-"""Where and how a run happens: everything that a run needs and that is not part of its id."""
+"""Where and how a run happens: everything a run needs that is not part of its id."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,13 @@ class RunContext:
         device: as torch names it; None: a GPU if there is one.
         deltas: folder that keeps what was trained; None: nothing is kept.
         deltas_mb: larger deltas are not kept (full fine-tuning's has 340 MB).
-        resume: folder for the state of runs cut short; None: such runs begin anew.
+        resume: folder for the state of runs that are cut short; None: such runs start over.
         resume_seconds: how often that state is saved.
-        plain: take no fast path: the same numbers but for rounding.
+        plain: take no fast path; this changes results by rounding only.
         plugins: method files that lie outside the package.
     """
 
-    data: Path
+    data: Path = Path("data")
     weights: str | None = None
     cache: Path | None = None
     device: str | None = None
@@ -33,5 +33,5 @@ class RunContext:
     plugins: tuple[Path, ...] = ()
 
     def saved_state(self, run_id: str) -> Path | None:
-        """Where a run that is cut short leaves its state; None where none is kept."""
+        """Where a run saves its state while it trains; None if it keeps none."""
         return None if self.resume is None else self.resume / f"{run_id}.pt"

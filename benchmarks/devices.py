@@ -1,4 +1,4 @@
-"""The device that runs compute on: that it works, what it computes in, and its memory."""
+"""The device that runs compute on: whether it works, its precision, its memory."""
 
 import ctypes
 import platform
@@ -25,8 +25,8 @@ def choose(name: str | None) -> torch.device:
 def check(device: torch.device) -> None:
     """Have the device compute something.
 
-    After some errors (an illegal access, a GPU that fell off its bus) nothing works on a GPU any
-    more in the process that made them, and every further run would fail at once.
+    After some errors (an illegal access, a GPU that fell off its bus) a process cannot use a GPU
+    any more, and every further run in it would fail at once.
 
     Raises:
         DeviceError: it does not work.
@@ -38,7 +38,7 @@ def check(device: torch.device) -> None:
         reason = str(error).strip().partition("\n")[0]
         hint = "; with CUDA_VISIBLE_DEVICES= (empty) runs use the CPU"
         raise DeviceError(f"device {device} cannot be used: {reason}{hint}") from None
-    if device.type == "cuda":  # else "fp32" would not be quite that in the patch embedding
+    if device.type == "cuda":  # the patch embedding of a run in fp32 would use TF32
         torch.backends.cudnn.allow_tf32 = False
 
 
@@ -62,12 +62,12 @@ def name(device: torch.device) -> str:
 
 
 def in_bf16(amp: bool, device: torch.device) -> bool:
-    """Whether a recipe that allows bf16 gets it: on a GPU that computes in it by itself."""
+    """Whether a recipe that allows bf16 gets it: only on a GPU that computes in it natively."""
     return amp and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """To the device without waiting for what it still has to do; large ones as they are."""
+    """Copy to the device without waiting for its queue; large tensors are copied the plain way."""
     if device.type != "cuda" or tensor.is_cuda or tensor.nbytes > 2**28:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -82,7 +82,7 @@ def room(device: torch.device) -> int:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU's memory ran out, within torch's allocator or outside of it."""
+    """Whether the error is a GPU running out of memory, in torch's allocator or elsewhere."""
     text = str(error)
     return isinstance(error, torch.cuda.OutOfMemoryError) or (
         "CUDA error: out of memory" in text or "ALLOC_FAILED" in text
@@ -90,7 +90,7 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """On a GPU what this run allocated at most; on a CPU the process's peak so far (all runs)."""
+    """A GPU's peak allocation of this run; on a CPU the process's peak so far, of all its runs."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     try:  # on Linux ru_maxrss begins with what the parent process had
@@ -103,8 +103,8 @@ def peak_memory_mb(device: torch.device) -> float:
 def keep_freed_memory() -> None:
     """Have glibc keep the memory that a training step frees for the next one: faster on a CPU.
 
-    By default it goes back to the system, and every step faults its activations in anew (10 % of a
-    step of FacT or SSF). For processes that train; does nothing without glibc.
+    By default glibc returns it to the system, and every step pays page faults for its activations
+    (10 % of a step of FacT or SSF). For processes that train; does nothing without glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Trained tensors of runs: kept beside the records, exported as a delta, a timm model or for PEFT.
+"""The trained tensors of runs: kept beside the records, exported as a delta, for timm or for PEFT.
 
     <results>/deltas/<run_id>.safetensors    methods.delta of the run, with its config as metadata
 
@@ -105,7 +105,7 @@ def export_merged(delta: Path, out: Path, weights: str | None = None) -> Path:
     """Write the plain timm state dict that equals the trained model.
 
     Args:
-        weights: file or folder of the backbone, as in a sweep; None: the tag's own.
+        weights: file or folder of the backbone, as in a sweep; None: those of the tag.
 
     Raises:
         CannotMerge: the method is not linear.
@@ -117,9 +117,9 @@ def export_merged(delta: Path, out: Path, weights: str | None = None) -> Path:
     classes = tasks.get(config.benchmark, config.task).num_classes
     backbone = backbones.create(config.backbone, classes, weights)
     if backbone.fingerprint != metadata["weights_fingerprint"]:
-        expected, found = metadata["weights_fingerprint"][:12], backbone.fingerprint[:12]
+        expected, given = metadata["weights_fingerprint"][:12], backbone.fingerprint[:12]
         raise ExportError(
-            f"run {config.run_id}: was trained on weights {expected}, found {found} "
+            f"run {config.run_id}: was trained on weights {expected}, found {given} "
             f"({backbone.source}); give the right ones with --weights"
         )
     model = methods.apply(config.method, backbone.model, **config.options)
@@ -130,8 +130,9 @@ def export_merged(delta: Path, out: Path, weights: str | None = None) -> Path:
 def export_peft(delta: Path, folder: Path) -> Path:
     """Write a LoRA run as a Hugging Face PEFT adapter for the same timm model.
 
-    timm fuses q, k and v into one layer, and PEFT has one pair of factors a layer: pairs for q, k
-    or v alone are stacked, W + s [B_q; 0; B_v] [A_q; A_v] with the rank of both, the same function.
+    timm fuses q, k and v into one layer, and PEFT has one pair of factors per layer. Pairs for q, k
+    or v alone are therefore stacked into W + s [B_q; 0; B_v] [A_q; A_v], the same function with the
+    sum of their ranks.
 
     Raises:
         ExportError: the run's method is not lora.
@@ -184,7 +185,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -
 
 
 def _meta(config: RunConfig) -> nn.Module:
-    """The run's model with its method, without storage: for names, shapes and questions."""
+    """The run's model with its method on the meta device: it has names and shapes, no values."""
     classes = tasks.get(config.benchmark, config.task).num_classes
     register_backbone(config.backbone)
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Benchmarks that bring images and backbones of their own: a folder here with an `extension.py`.
+"""Benchmarks with images and backbones of their own: each is a folder here with an `extension.py`.
 
     BENCHMARK = "shapes"                     its name in the task table
     BACKBONES = ("vit_tiny_shapes.mine",)    timm tags that it defines
@@ -30,11 +30,11 @@ class Extension(Protocol):
 @cache
 def extensions() -> dict[str, Extension]:
     """The extensions by the benchmark's name."""
-    found: dict[str, Extension] = {}
+    modules: dict[str, Extension] = {}
     for path in sorted(Path(__file__).parent.glob("*/extension.py")):
         extension = importlib.import_module(f".{path.parent.name}.extension", __package__)
-        found[extension.BENCHMARK] = extension
-    return found
+        modules[extension.BENCHMARK] = extension
+    return modules
 
 
 def register_backbone(tag: str) -> bool:

@@ -17,10 +17,11 @@ ABANDONED = 3600  # seconds after which nobody can still be writing a draft
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write to the draft that this gives; it takes the place of `path` when the block ends well.
+    """Give a draft to write to; it replaces `path` when the block ends without an exception.
 
-    Readers see the old file or the new one, never a part. Drafts lie beside `path` and begin with a
-    dot; one that an exception leaves behind is removed, one of a killed process by `remove_drafts`.
+    Readers see the old file or the new one, never a part. Drafts lie beside `path`, and their names
+    begin with a dot. After an exception the draft is removed; `remove_drafts` removes those of
+    killed processes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
@@ -44,7 +45,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove drafts left by killed writers: those that nobody has touched for an hour."""
+    """Remove drafts left by killed writers: those not touched for an hour."""
     for draft in folder.glob(".*-*"):
         with suppress(OSError):  # its writer was faster
             if time.time() - draft.stat().st_mtime > ABANDONED:

@@ -1,8 +1,8 @@
-"""The frozen first part of a model, computed once for every image and not once every step.
+"""The frozen first part of a model, computed once for every image and not in every step.
 
-Linear probing, MLP-k and Partial-k train nothing below their last layers, so what is below gives
-the same features in every epoch. They are kept on the device, of both mirror images where the
-recipe flips, and come in the batches that the plain path would have drawn.
+Linear probing, MLP-k and Partial-k train only their last layers, so the layers below give the same
+features in every epoch. These are kept on the device, for both mirror images where the recipe
+flips, and are drawn in the same batches as the plain path draws.
 """
 
 from collections.abc import Callable
@@ -32,33 +32,36 @@ class FrozenFeed:
         flips = self.feed.pixels.flips(len(batch), generator)
         side = torch.zeros_like(batch) if flips is None else flips.long()
         if self.features is None:
-            self._compute()
+            self.features = self._compute()
         device = self.feed.device
         return self.features[upload(side, device), upload(batch, device)]
 
     @torch.no_grad()
-    def _compute(self) -> None:
-        """Of all images, in the same parts wherever a run begins: a resumed one has equal bits."""
-        number = len(self.feed.images)
+    def _compute(self) -> Tensor:
+        """The features of all images, always in the same parts: a resumed run gets equal bits."""
+        number, features = len(self.feed.images), None
         for side, mirrored in enumerate(self.sides):
             for part in torch.arange(number).split(self.size):
+                flips = torch.full((len(part),), mirrored)
                 with self.precision:
-                    found = self.first(self.feed.whole(part, torch.full((len(part),), mirrored)))
-                if self.features is None:
-                    shape = (len(self.sides), number, *found.shape[1:])
-                    self.features = found.new_empty(shape)
-                self.features[side, part.to(found.device)] = found
+                    computed = self.first(self.feed.whole(part, flips))
+                if features is None:
+                    shape = (len(self.sides), number, *computed.shape[1:])
+                    features = computed.new_empty(shape)
+                features[side, part.to(computed.device)] = computed
+        assert features is not None  # there are images
+        return features
 
 
 def cut(
     model: nn.Module, feed: Feed, size: int, precision: AbstractContextManager
 ) -> FrozenFeed | None:
-    """Cut the model above its longest part that is frozen; None without a frozen block or room.
+    """Cut the model above its longest frozen part; None without a frozen block or without room.
 
-    It needs whole images, that is, no crops, and no mixing of a batch, which the caller knows of.
+    The caller must use it only without crops and without mixing of a batch.
 
     Args:
-        size: images a forward pass.
+        size: images per forward pass.
         precision: the context in which the trainer computes.
     """
     steps = forward_steps(model)
@@ -71,7 +74,7 @@ def cut(
     with torch.no_grad(), precision:
         features = frozen.first(image)
         if not torch.equal(frozen.rest(features), model(image)):
-            return None  # a method that changes the model's own forward pass
+            return None  # the method changes the model's forward pass
     needed = features.nbytes * len(feed.images) * len(frozen.sides)
     return frozen if needed <= room(feed.device) else None
 

@@ -1,4 +1,4 @@
-"""What training gives: the outcome as it grows, and what is reported after every epoch."""
+"""The outcome of training, filled while it goes on, and the report after every epoch."""
 
 import math
 from collections.abc import Callable
@@ -29,10 +29,10 @@ OnEpoch = Callable[[EpochDone], None]
 
 @dataclass
 class Outcome:
-    """What a training run gives.
+    """The outcome of a training run.
 
     Attributes:
-        curve: one dict an epoch: epoch, lr, loss, and top1 where it was scored.
+        curve: one dict per epoch: epoch, lr, loss, and top1 if it was scored.
         top1: percent, after the last epoch.
         seconds_train, seconds_evaluate: wall time by phase.
         images: training images seen.

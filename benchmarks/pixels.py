@@ -24,9 +24,9 @@ from .devices import room, upload
 class Pixels:
     """uint8 images -> what the model sees: flips, then (x / 255 - mean) / std.
 
-    crop: in training, cut size x size at random ("random"), or a box of 8 to 100 % of the area and
-    3/4 to 4/3 of aspect which is resized to that ("rrc", as in timm and torchvision; with
-    interpolation "random", bicubic or bilinear by lot).
+    crop: what training cuts out: size x size at a random place ("random"), or a box of 8 to 100 %
+    of the area and an aspect of 3/4 to 4/3, resized to size x size ("rrc", as in timm and
+    torchvision; with interpolation "random" each box draws bicubic or bilinear).
     """
 
     mean: tuple[float, float, float]
@@ -45,7 +45,7 @@ class Pixels:
         return images.float().div_(255).sub_(mean).div_(std)
 
     def flips(self, number: int, generator: torch.Generator) -> Tensor | None:
-        """For a training batch, by lot: which of so many images to mirror. None: none ever."""
+        """Draw which of `number` images of a training batch to mirror; None: this never flips."""
         return torch.rand(number, generator=generator) < 0.5 if self.hflip else None
 
     def cut(
@@ -72,10 +72,10 @@ class Pixels:
 
 
 class Feed:
-    """A training set: by numbers of images to the pixels of a batch.
+    """A training set: gives the pixels of a batch for the numbers of its images.
 
-    On the device as a whole if all images have one size and there is room (150 MB for 1000 images
-    of 224 x 224), else read from the memory map batch by batch.
+    The whole set is held on the device if all images have one size and there is room (150 MB for
+    1000 images of 224 x 224); otherwise each batch is read from the memory map.
     """
 
     def __init__(self, images: Images | np.ndarray, pixels: Pixels, device: torch.device):
@@ -91,7 +91,7 @@ class Feed:
         return self.pixels(x, self.pixels.flips(len(batch), generator))
 
     def whole(self, batch: Tensor, flips: Tensor | None) -> Tensor:
-        """The same without crops, the flips given."""
+        """The same without crops, with the given flips."""
         if self.held is None:
             x = to_device(self.images[batch.numpy()], self.device)
         else:
@@ -155,8 +155,9 @@ def resized(image: Tensor, size: int, filters: str) -> Tensor:
     """uint8 3 x h x w -> 3 x size x size: Pillow's antialiased resize, bit for bit, on any device.
 
     Pillow works with weights of 22 binary digits and rounds between its two passes; float64 holds
-    these sums exactly. Along the rows first, as every Pillow did at the time of the papers; recent
-    ones begin with the columns where an image is tall, and differ there by a few grey levels.
+    these sums exactly. It resizes along the rows first, as every Pillow did at the time of the
+    papers; recent ones begin with the columns if an image is tall, and then differ by a few grey
+    levels.
     """
     height, width = image.shape[1:]
     x = image.double()
@@ -178,13 +179,13 @@ def weights(before: int, after: int, filters: str) -> Tensor:
     at = np.arange(before)
     x = np.abs((at - centre + 0.5) * (1 / spread))
     if filters == "bilinear":
-        found = np.maximum(1 - x, 0)
+        matrix = np.maximum(1 - x, 0)
     else:  # the cubic with a = -1/2
         near = (1.5 * x - 2.5) * x * x + 1
-        found = np.where(x < 1, near, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0))
-    found = np.where((at >= first) & (at < last), found, 0)
-    found = found / found.sum(axis=1, keepdims=True) * 2**22
-    return torch.from_numpy(np.trunc(found + np.copysign(0.5, found)))
+        matrix = np.where(x < 1, near, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0))
+    matrix = np.where((at >= first) & (at < last), matrix, 0)
+    matrix = matrix / matrix.sum(axis=1, keepdims=True) * 2**22
+    return torch.from_numpy(np.trunc(matrix + np.copysign(0.5, matrix)))
 
 
 def to_device(images: Images | np.ndarray, device: torch.device) -> Tensor:

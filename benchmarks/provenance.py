@@ -1,14 +1,14 @@
 """Which code a process runs: a hash of its sources, the commit, and whether a commit holds them.
 
-One rule, wherever the code lies:
+It depends on where the code is:
 
-checkout   git tells: what is changed or untracked inside the packages counts as uncommitted; a
-           README, a test or a result does not
-snapshot   a sweep's own copy of the code (launch/slurm/snapshot.py) says what it is a copy of
-wheel      an installation is what was released if its files still have the hashes that pip noted
+checkout   git says. Changed or untracked files inside the packages count as uncommitted; a README,
+           a test or a result does not.
+snapshot   A sweep's copy of the code (launch/slurm/snapshot.py) says which commit it is a copy of.
+wheel      An installation counts as released if its files still have the hashes that pip noted.
 
-Uncommitted is also a plug-in that is in no commit of its own repository. All of this is read once,
-when a process starts, and never later: the files may be edited while it works.
+A plug-in also counts as uncommitted unless a commit of its repository holds it. A process reads all
+of this once, when it starts, because the files may be edited while it works.
 """
 
 import base64
@@ -28,7 +28,6 @@ from ..methods.errors import InputError
 PACKAGES = ("methods", "benchmarks", "paper_tables", "launch", "rlrr_bench")
 SNAPSHOT = "snapshot.json"
 ROOT = Path(__file__).resolve().parents[1]  # a checkout, or the installed package itself
-_SKIPPED = {"__pycache__", "out"}  # out: built tables
 
 
 class CodeChanged(InputError):
@@ -40,8 +39,8 @@ class Code:
     """The code of a process.
 
     Attributes:
-        commit: of the checkout; None if that is unknown.
-        dirty: whether something of it is in no commit; None if that is unknown.
+        commit: of the checkout; None: unknown.
+        dirty: whether any part of the code is in no commit; None: unknown.
         version: of the installed project; None in a checkout that is not installed.
         digest: 12 hex digits over the packages' files, names and content.
         plugins: the hash of every plug-in file by the method's name.
@@ -72,22 +71,22 @@ class Code:
 
 @functools.cache
 def at_start() -> Code:
-    """The code of this process; a process that does runs asks for it before it imports them."""
+    """The code of this process. A worker calls this before it imports what its runs need."""
     return current()
 
 
 def confirm() -> None:
-    """Check that nothing was edited since `at_start`: what has been imported is what was hashed.
+    """Check that no source was edited since `at_start`, so that the hash is that of what runs.
 
     Raises:
-        CodeChanged: something was.
+        CodeChanged: a source was edited.
     """
     if digest_of(source_files()) != at_start().digest:
         raise CodeChanged(f"{ROOT}: the code was edited while a process started; try again")
 
 
 def current() -> Code:
-    """The code as it lies there now, with the plug-ins as they were registered."""
+    """The code as it is on disk now, with the plug-ins as they were registered."""
     plugins = registry.plugins()
     commit, dirty = _origin(plugins.values())
     hashes = {name: registry.code_hash(name) for name in plugins}
@@ -95,21 +94,26 @@ def current() -> Code:
 
 
 def source_files(root: Path = ROOT) -> dict[str, Path]:
-    """The packages' files by their path in rlrr_bench: what can be imported, and its data."""
+    """The packages' files, code and data, by their path in rlrr_bench."""
     homes = {name: root / name for name in PACKAGES if name != "rlrr_bench"}
-    found = {
+    files = {
         f"{name}/{path.relative_to(home).as_posix()}": path
         for name, home in homes.items()
         for path in home.rglob("*")
-        if path.is_file() and not _SKIPPED & set(path.relative_to(home).parts)
+        if path.is_file() and not any(map(_is_skipped, path.relative_to(home).parts))
     }
     face = root / "rlrr_bench" if (root / "rlrr_bench").is_dir() else root
-    found |= {path.name: path for path in face.glob("*") if path.suffix == ".py" and path.is_file()}
-    return dict(sorted(found.items()))
+    files |= {path.name: path for path in face.glob("*.py") if path.is_file()}
+    return dict(sorted(files.items()))
+
+
+def _is_skipped(name: str) -> bool:
+    """Compiled files, built tables, and what editors leave for themselves."""
+    return name in ("__pycache__", "out") or name.startswith(".") or name.endswith("~")
 
 
 def digest_of(files: dict[str, Path]) -> str:
-    """12 hex digits over names and content."""
+    """12 hex digits over the files' names and content."""
     content = hashlib.sha256()
     for name, path in files.items():
         raw = path.read_bytes()
@@ -118,7 +122,7 @@ def digest_of(files: dict[str, Path]) -> str:
 
 
 def _origin(plugins: Collection[Path]) -> tuple[str | None, bool | None]:
-    """Commit, and whether something is uncommitted."""
+    """The commit, and whether anything is uncommitted."""
     note = ROOT.parent / SNAPSHOT  # a snapshot holds the packages as an installation does
     commit, dirty = None, None
     if (ROOT / "pyproject.toml").is_file():
@@ -134,13 +138,13 @@ def _origin(plugins: Collection[Path]) -> tuple[str | None, bool | None]:
 
 
 def uncommitted(folder: Path, names: Iterable[str]) -> list[str] | None:
-    """Files below `folder` that are changed or untracked, as git lists them; None: no answer."""
+    """Files below `folder` that are changed or untracked, as git lists them; None: git failed."""
     told = _git(folder, "status", "--porcelain", "--untracked-files=all", "--", *names)
     return None if told is None else told.splitlines()
 
 
 def _is_loose(plugin: Path) -> bool:
-    """Whether no commit holds this plug-in as it is."""
+    """Whether no commit holds this plug-in as it is on disk."""
     tracked = _git(plugin.parent, "ls-files", "--error-unmatch", "--", plugin.name)
     return tracked is None or bool(uncommitted(plugin.parent, [plugin.name]))
 
@@ -170,7 +174,7 @@ def _version() -> str | None:
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    """git's answer; None where it fails, as outside of a checkout or on a machine without git."""
+    """git's output; None if it fails, as outside of a checkout or on a machine without git."""
     try:
         done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
     except OSError:

@@ -10,20 +10,21 @@
 
     grid: {lr: [x0.1, x1, x10], options.scale: [0.1, 1, 10]}   in any section: what `val` searches
 
-Later sections win. Any of them may have its own `source`, which is added to the file's, and
-`train_split: train`, where the source left the validation images out. `hflip: where_safe` follows
-the task table.
+Later sections win. Any section may have a `source`, which is added to the file's, and
+`train_split: train`, where the source trained without the validation images. `hflip: where_safe`
+follows the task table.
 
-A grid is the product of its keys. A value like x0.1 multiplies the recipe's own; keys that belong
-together are one, with lists of values: `"optimizer, weight_decay": [[adamw, 0.01], [sgd, 0]]`. A
-recipe without a grid has that of `ours`.
+A grid is the product of its keys. A value like x0.1 multiplies the recipe's value. Keys that belong
+together are written as one, with lists of values:
+`"optimizer, weight_decay": [[adamw, 0.01], [sgd, 0]]`. A recipe without a grid takes `ours`'s.
 """
 
 import itertools
+import typing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -34,7 +35,8 @@ from .tasks import Task, benchmarks, get
 
 FOLDER = Path(__file__).with_name("recipes")
 SECTIONS = ("source", "extends", "defaults", "backbones", "benchmarks", "methods", "tasks")
-TRAIN_SPLITS = ("trainval", "train")
+TrainSplit = Literal["trainval", "train"]
+TRAIN_SPLITS: tuple[TrainSplit, ...] = typing.get_args(TrainSplit)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Resolved:
     recipe: Recipe
     options: dict[str, Any]
     source: str
-    train_split: str = "trainval"
+    train_split: TrainSplit = "trainval"
 
 
 def names() -> list[str]:
@@ -74,7 +76,7 @@ def trials(
     """The recipe at every point of its grid, in order; a key that is overridden is not searched.
 
     Raises:
-        ConfigError: as `resolve`; a grid that is not one.
+        ConfigError: as `resolve`, or a grid's values are no list.
     """
     overrides = overrides or {}
     settings, source, grid = _settings(name, method, backbone, task, overrides)
@@ -82,13 +84,13 @@ def trials(
     axes = []
     for keys, values in grid.items():
         names = [key.strip() for key in keys.split(",")]
-        points = values if isinstance(values, list) else []
-        points = [value if len(names) > 1 else [value] for value in points]
-        if not points or any(not isinstance(p, list) or len(p) != len(names) for p in points):
+        axis = values if isinstance(values, list) else []
+        axis = [value if len(names) > 1 else [value] for value in axis]
+        if not axis or any(not isinstance(v, list) or len(v) != len(names) for v in axis):
             raise ConfigError(f"{where}: {keys}: found {values!r}, expected a list of values")
         if not overrides.keys() & set(names):
-            axes.append([dict(zip(names, point, strict=True)) for point in points])
-    found = []
+            axes.append([dict(zip(names, value, strict=True)) for value in axis])
+    points = []
     for parts in itertools.product(*axes):
         changed = dict(settings)
         for key, value in (item for part in parts for item in part.items()):
@@ -97,18 +99,18 @@ def trials(
                 changed[head] = changed.get(head, {}) | {option: value}
             else:
                 changed[key] = _scaled(value, changed.get(key), f"{where}: {key}")
-        found.append(_resolved(changed, source, name, method, task))
-    return found
+        points.append(_resolved(changed, source, name, method, task))
+    return points
 
 
-def _scaled(value: Any, own: Any, where: str) -> Any:
-    """x0.1 of the recipe's own value; anything else stands for itself."""
+def _scaled(value: Any, base: Any, where: str) -> Any:
+    """A value like x0.1 as that multiple of the recipe's value `base`; any other as it is."""
     if not (isinstance(value, str) and value.startswith("x")):
         return value
     try:
-        return float(f"{float(value[1:]) * float(own):.6g}")
+        return float(f"{float(value[1:]) * float(base):.6g}")
     except (TypeError, ValueError):
-        raise ConfigError(f"{where}: found {value!r} of {own!r}, expected a factor") from None
+        raise ConfigError(f"{where}: found {value!r} of {base!r}, expected a factor") from None
 
 
 def _resolved(
@@ -132,7 +134,7 @@ def overrides(words: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a word without "=", an unknown key, or a value of the wrong type.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for word in words:
         key, sign, text = word.partition("=")
         if not sign or not text:
@@ -143,14 +145,14 @@ def overrides(words: list[str]) -> dict[str, Any]:
             value = text
         if (key, value) != ("hflip", "where_safe"):
             value = typed({key: value}, "--set")[key]
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
 def _settings(
     name: str, method: str, backbone: str, task: Task, overrides: dict[str, Any]
 ) -> tuple[dict[str, Any], str, dict[str, list]]:
-    """All sections that apply, put together, then `overrides`; the source; the grid."""
+    """Settings from all sections that apply, overridden by `overrides`; the source; the grid."""
     settings, source = _merged(name, method, backbone, task)
     grid = settings.pop("grid", None) or _merged("ours", method, backbone, task)[0]["grid"]
     if "epochs" in overrides:
@@ -161,8 +163,9 @@ def _settings(
 
 
 def _merged(name: str, method: str, backbone: str, task: Task) -> tuple[dict[str, Any], str]:
-    file = read(name)
-    settings, source = {}, file.get("source", "")
+    file = recipe_file(name)
+    settings: dict[str, Any] = {}
+    source = file.get("source", "")
     if "extends" in file:
         settings, inherited = _merged(file["extends"], method, backbone, task)
         source = source or inherited
@@ -181,7 +184,7 @@ def _merged(name: str, method: str, backbone: str, task: Task) -> tuple[dict[str
 
 
 @cache
-def read(name: str) -> dict[str, Any]:
+def recipe_file(name: str) -> dict[str, Any]:
     """A recipe file as written, its sections and tasks checked."""
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():

@@ -1,14 +1,15 @@
-"""Records: one JSON file a run, written once and atomically; its presence is the mark of 'done'.
+"""Records: one JSON file per run, written once and atomically; a run is done when its file exists.
 
     <results>/runs/<run_id>.json        the records
-    <results>/aside/<run_id>.<n>.json   records that were made again (--rerun); nothing reads them
+    <results>/aside/<run_id>.<n>.json   records of runs made again (--rerun); nothing reads them
 
 A failed run has a record too, with status "failed" and the reason, and is not tried again until
-asked for. Fields and schema are in results/README.md. What a record looks like on disk is known
-here alone. Nothing here needs torch.
+someone asks for it. results/README.md describes the fields and the schema. No other module knows
+what a record looks like on disk. Nothing here needs torch.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -37,7 +38,7 @@ Reason = Literal[
 
 
 class RecordError(ValueError):
-    """A file that is no record, or none that counts; says why in one line."""
+    """A file that is no valid record; says why in one line."""
 
 
 class OtherRun(RecordError):
@@ -50,7 +51,7 @@ class OtherRun(RecordError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
-    """What is left of a run. None: not known, or not of this kind of run; see results/README.md."""
+    """What is kept of a run. None: unknown, or not for this kind of run. See results/README.md."""
 
     schema: int = SCHEMA
     run_id: str
@@ -104,7 +105,7 @@ class RunRecord:
     def failed(
         cls, config: RunConfig, error: str, reason: Reason = "error", **more: Any
     ) -> "RunRecord":
-        """The record of a run that did not finish, with the reason in one line."""
+        """The record of a run that did not finish; `error` says why in one line."""
         return cls(
             run_id=config.run_id,
             status="failed",
@@ -119,16 +120,22 @@ class RunRecord:
         return self.status == "done"
 
     @property
+    def score(self) -> float:
+        """Accuracy after the last epoch, on the split that this run was scored on; NaN if none."""
+        score = self.top1_val if self.config.eval_split == "val" else self.top1_last
+        return math.nan if score is None else score
+
+    @property
     def dirty(self) -> bool:
-        """Whether its code had uncommitted changes, or is not known to have had none."""
+        """Whether its code had uncommitted changes, or nobody knows whether it had."""
         return self.git_dirty is not False
 
     def replace(self, **changed: Any) -> "RunRecord":
-        """The same but for some fields."""
+        """The same record with some fields changed."""
         return dataclasses.replace(self, **changed)
 
     def to_json(self) -> str:
-        """The record as its file holds it; a failed one without what it does not know."""
+        """The record as its file holds it; a failed record leaves out unknown fields."""
         content: dict[str, Any] = {}
         for name in FIELDS:
             value = getattr(self, name)
@@ -141,36 +148,37 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, content: bytes, run_id: str, curve: bool = True) -> "RunRecord":
-        """The record of this run from its file's content; fields that are missing are None.
+        """The record of this run from its file's content; missing fields get their defaults.
 
         Args:
-            curve: False leaves it out, which is half of a record.
+            curve: False leaves the curve out, which is half of a record.
 
         Raises:
-            RecordError: it is damaged, of another schema, of another run, or not what its id says.
+            RecordError: it is damaged, of another schema or another run, or its config is that of
+                another run.
         """
         try:
-            found = orjson.loads(content)
+            fields = orjson.loads(content)
         except ValueError as error:
             raise RecordError(f"damaged: not JSON ({error})") from None
-        if not isinstance(found, dict):
+        if not isinstance(fields, dict):
             raise RecordError("damaged: not a record")
-        if found.get("schema") != SCHEMA:
-            raise RecordError(f"schema {found.get('schema')!r}; this code reads {SCHEMA}")
-        if found.get("status") not in typing.get_args(Status):
-            raise RecordError(f"damaged: status {found.get('status')!r}")
-        if found.get("run_id") != run_id:
-            raise OtherRun(found.get("run_id"))
-        values = {name: found[name] for name in FIELDS if name in found}
+        if fields.get("schema") != SCHEMA:
+            raise RecordError(f"schema {fields.get('schema')!r}; this code reads {SCHEMA}")
+        if fields.get("status") not in typing.get_args(Status):
+            raise RecordError(f"damaged: status {fields.get('status')!r}")
+        if fields.get("run_id") != run_id:
+            raise OtherRun(fields.get("run_id"))
+        values = {name: fields[name] for name in FIELDS if name in fields}
         if not curve:
             values.pop("curve", None)
         try:
-            values["config"] = _config(found["config"])
-            own_id = values["config"].run_id
+            values["config"] = _config(fields["config"])
+            config_id = values["config"].run_id
         except (KeyError, TypeError) as error:
             raise RecordError(f"damaged: config: {error}") from None
-        if own_id != run_id:
-            raise RecordError(f"its config is that of the run {own_id}")
+        if config_id != run_id:
+            raise RecordError(f"its config is that of the run {config_id}")
         for name in _TUPLES & values.keys():
             values[name] = tuple(values[name] or ())
         values |= {k: sys.intern(v) for k, v in values.items() if type(v) is str}
@@ -189,7 +197,7 @@ _TUPLES = {"traceback", "curve", "mean", "std", "fast_paths"}
 
 
 def _config(values: dict[str, Any]) -> RunConfig:
-    """A record's config; not `RunConfig.from_dict`, whose checks thousands of records would pay."""
+    """A record's config, without the checks of `RunConfig.from_dict`: thousands are read."""
     recipe = _shared(Recipe(**values["recipe"]))
     words = {key: sys.intern(value) for key, value in values.items() if type(value) is str}
     return RunConfig(**{**values, **words, "recipe": recipe})
@@ -209,7 +217,7 @@ def _is_percentage(value: Any) -> bool:
 
 
 def _reason_of_old(error: str | None) -> Reason:
-    """The reason of a record from before there was such a field, by how its text began then."""
+    """The reason of a record without that field (older code), from how its error text begins."""
     text = str(error)
     if text.startswith("Diverged"):
         return "diverged"
@@ -241,7 +249,7 @@ class Results:
         return self.runs / f"{run_id}.json"
 
     def read(self, run_id: str) -> RunRecord | None:
-        """The record, or None if there is none or it does not count."""
+        """The record, or None if there is no valid one."""
         try:
             return RunRecord.from_json(self.path(run_id).read_bytes(), run_id)
         except (OSError, RecordError):
@@ -254,11 +262,11 @@ class Results:
         return path
 
     def put_aside(self, run_id: str) -> Path:
-        """Move a record out of the way, so that its run is done again; nothing is deleted."""
+        """Move a record out of the way, so that its run is done again; nothing is overwritten."""
         aside = self.folder / "aside"
         aside.mkdir(parents=True, exist_ok=True)
-        number = 1 + sum(1 for _ in aside.glob(f"{run_id}.*.json"))
-        path = aside / f"{run_id}.{number}.json"
+        names = (aside / f"{run_id}.{number}.json" for number in itertools.count(1))
+        path = next(name for name in names if not name.exists())
         os.rename(self.path(run_id), path)
         return path
 
@@ -267,7 +275,7 @@ class Results:
         remove_drafts(self.runs)
 
     def files(self) -> list[Path]:
-        """The files that should be records, by name, without the drafts of writers."""
+        """The files that should be records, by name, without drafts."""
         names = sorted(os.listdir(self.runs)) if self.runs.is_dir() else []
         return [self.runs / n for n in names if n.endswith(".json") and not n.startswith(".")]
 

@@ -1,7 +1,7 @@
-"""The state of a run in the middle of its training: what a job that is cut short goes on from.
+"""The saved state of a run in training, from which a later job goes on if the first is cut short.
 
-Trainable tensors and buffers, optimiser, epoch, generators and the curve so far: a resumed run
-ends with the same bits as one that was never stopped.
+It holds trainable tensors and buffers, optimiser, epoch, generators and the curve so far, so that a
+resumed run ends with the same bits as one that was never stopped.
 """
 
 import pickle
@@ -28,21 +28,21 @@ class TrainingState:
     micro_batch: int | None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Those that training changes: trainable parameters, and buffers to be safe."""
+        """The tensors that training changes: trainable parameters, and all buffers to be safe."""
         trained = {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
         return trained | dict(self.model.named_buffers())
 
 
 @dataclass
 class Resume:
-    """Where and how often the state is saved; `every` is in seconds, an epoch is never split."""
+    """Where and how often the state is saved: every `every` seconds, between two epochs."""
 
     path: Path
     every: float
     saved: float = field(default_factory=time.monotonic)
 
     def save(self, epoch: int, state: TrainingState) -> None:
-        """Save after `epoch` epochs, if the last time is long enough ago."""
+        """Save the state after `epoch` epochs, if the last save was long enough ago."""
         if time.monotonic() - self.saved < self.every:
             return
         content = {
@@ -60,9 +60,9 @@ class Resume:
         self.saved = time.monotonic()
 
     def restore(self, state: TrainingState) -> int:
-        """Go back to the saved state; returns the epochs done, 0 where there is none for this run.
+        """Go back to the saved state; returns the epochs done, 0 if there is none for this run.
 
-        Micro-batches draw other dropout masks, so that a state of another size is not used.
+        Another micro-batch size draws other dropout masks, so a state of another size is not used.
         """
         saved, tensors = self._saved(), state.tensors()
         if not saved or saved["micro_batch"] != state.micro_batch:
@@ -84,6 +84,6 @@ class Resume:
             return torch.load(self.path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # damaged: begin anew
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # damaged: start over
             self.path.unlink(missing_ok=True)
             return None

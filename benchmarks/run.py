@@ -6,13 +6,13 @@ import platform
 import socket
 import time
 import traceback
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import methods
@@ -32,7 +32,7 @@ NOTHING = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def execute(config: RunConfig, context: RunContext, on_epoch: OnEpoch | None = None) -> RunRecord:
-    """Do the run and return its record; whatever goes wrong in it becomes a failed record."""
+    """Do the run and return its record; any error in it becomes a failed record."""
     began, clock = datetime.now(UTC), time.perf_counter()
     device = devices.choose(context.device)
     try:
@@ -62,7 +62,7 @@ def _reason(error: Exception) -> Reason:
 
 
 def _frames(error: Exception, method: str) -> tuple[str, ...]:
-    """Where it was raised: the last frames in the method's own file, then the last of all."""
+    """Where it was raised: up to three frames in the method's file, then the innermost frame."""
     try:
         file = str(methods.file(method))
     except InputError:  # the error is that there is no such method
@@ -75,9 +75,9 @@ def _frames(error: Exception, method: str) -> tuple[str, ...]:
 def _fitting(
     config: RunConfig, context: RunContext, device: torch.device, on_epoch: OnEpoch | None
 ) -> RunRecord:
-    """Do the run in parts of a batch that fit into the GPU's memory, the effective batch as it is.
+    """Do the run in parts of a batch that fit into the GPU's memory; the effective batch stays.
 
-    Where memory runs out the run begins anew with half the images a forward pass.
+    When memory runs out, the run starts over with half the images per forward pass.
     """
     micro: int | None = None
     while True:
@@ -87,7 +87,7 @@ def _fitting(
             if micro == 1 or not devices.out_of_memory(error):
                 raise
             micro = max(1, (micro or config.recipe.batch_size) // 2)
-        torch.cuda.empty_cache()  # here the failed attempt's tensors are gone
+        torch.cuda.empty_cache()  # only here are the failed attempt's tensors gone
 
 
 def _run(
@@ -156,7 +156,7 @@ def _run(
 
 
 def _with_method(config: RunConfig, context: RunContext) -> backbones.Backbone:
-    """The backbone with a head for the task and the method attached, as training begins."""
+    """The backbone with a head for the task and the method attached, ready to train."""
     task, recipe = tasks.get(config.benchmark, config.task), config.recipe
     torch.manual_seed(config.seed)  # of the head, the method's tensors and dropout
     backbone = backbones.create(config.backbone, task.num_classes, context.weights)
@@ -171,7 +171,7 @@ def _with_method(config: RunConfig, context: RunContext) -> backbones.Backbone:
 
 def _pixels(recipe: Recipe, backbone: backbones.Backbone) -> Pixels:
     """How decoded images become the model's input."""
-    filters = recipe.interpolation
+    filters: str = recipe.interpolation
     filters = backbone.interpolation if filters == "backbone" else filters
     mean, std = {
         "backbone": (backbone.mean, backbone.std),
@@ -183,21 +183,13 @@ def _pixels(recipe: Recipe, backbone: backbones.Backbone) -> Pixels:
 
 
 def forget(config: RunConfig, context: RunContext) -> None:
-    """Remove the state that a run saved while it was on its way."""
+    """Remove the state that a run saved while it trained."""
     saved = context.saved_state(config.run_id)
     if saved:
         saved.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a run's weights and pixels are now: fingerprints as a record has them."""
-
-    weights: str
-    data: str
-
-
-def prepare(config: RunConfig, context: RunContext) -> Inputs:
+def prepare(config: RunConfig, context: RunContext) -> None:
     """Load the run's weights and data once, so that what is wrong with them shows before training.
 
     Raises:
@@ -205,27 +197,25 @@ def prepare(config: RunConfig, context: RunContext) -> Inputs:
     """
     task = tasks.get(config.benchmark, config.task)
     backbone = backbones.create(config.backbone, task.num_classes, context.weights)
-    splits = [
+    for split in (config.train_split, config.eval_split):
         split_of(config, context, backbone, split)
-        for split in (config.train_split, config.eval_split)
-    ]
-    return Inputs(backbone.fingerprint, "+".join(split.fingerprint for split in splits))
 
 
 def split_of(
     config: RunConfig, context: RunContext, backbone: backbones.Backbone, split: str
 ) -> data.Split:
-    """A split of the run's task as the recipe shows it to the backbone, for training or a test."""
+    """A split of the run's task, decoded as the recipe wants it for training or for scoring."""
     task = tasks.get(config.benchmark, config.task)
-    recipe, filters = config.recipe, config.recipe.interpolation
-    if filters in ("backbone", "random"):  # "random" is drawn for each crop, in training
+    recipe = config.recipe
+    filters: str = recipe.interpolation
+    if filters in ("backbone", "random"):  # training draws "random" anew for each crop
         filters = backbone.interpolation
     resize, centre = recipe.resize, False
     if split == config.eval_split:
         resize = resize if recipe.resize_test == "same" else recipe.resize_test
         centre = True
     view = data.View(backbone.input_size, resize, filters, centre)
-    return data.load(context.data, task, split, view, cache=context.cache, smoke=config.smoke)
+    return data.open_split(context.data, task, split, view, cache=context.cache, smoke=config.smoke)
 
 
 def init_head(head: nn.Linear, how: str) -> None:
@@ -244,10 +234,13 @@ def init_head(head: nn.Linear, how: str) -> None:
 
 
 def forward_flops(model: nn.Module, size: int, device: torch.device) -> int:
-    """Floating-point operations of one image's forward pass (a multiply-add counts as two)."""
+    """Floating-point operations of one image's forward pass (a multiply-add counts as two).
+
+    The plain attention kernel is used: the counter knows no products of the fused one on a CPU.
+    """
     model.eval()
     # with gradients: the counter's module hooks fail without them on an input that requires one
-    with FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, size, size, device=device))
     return counter.get_total_flops()
 

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from ..methods.errors import ConfigError, nearest
 
 TABLE = Path(__file__).with_name("tasks.csv")
+Layout = Literal["lists", "json", "cifar"]
 SPLITS = ("train", "val", "trainval", "test")
 
 
@@ -24,7 +25,7 @@ class Task:
     num_classes: int
     sizes: dict[str, int]
     hflip_safe: bool  # whether a mirrored image keeps its label
-    layout: Literal["lists", "json", "cifar"]  # how its folder is read: data/lists.py
+    layout: Layout  # how its folder is read: data/lists.py
     aliases: tuple[str, ...]  # other names and folder spellings that papers and archives use
     source: str  # where the data set comes from, with the version that the papers used
     notes: str
@@ -33,28 +34,28 @@ class Task:
 @cache
 def benchmarks() -> dict[str, dict[str, Task]]:
     """All tasks by benchmark and name, in the order of the table."""
-    found: dict[str, dict[str, Task]] = {}
+    table: dict[str, dict[str, Task]] = {}
     with TABLE.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             task = Task(
-                row["benchmark"],
-                row["name"],
-                row["label"],
-                row["group"],
-                int(row["num_classes"]),
-                {split: int(row[f"n_{split}"]) for split in SPLITS},
-                row["hflip_safe"] == "yes",
-                row["layout"],
-                tuple(row["aliases"].split()),
-                row["source"],
-                row["notes"],
+                benchmark=row["benchmark"],
+                name=row["name"],
+                label=row["label"],
+                group=row["group"],
+                num_classes=int(row["num_classes"]),
+                sizes={split: int(row[f"n_{split}"]) for split in SPLITS},
+                hflip_safe=row["hflip_safe"] == "yes",
+                layout=cast(Layout, row["layout"]),
+                aliases=tuple(row["aliases"].split()),
+                source=row["source"],
+                notes=row["notes"],
             )
-            found.setdefault(task.benchmark, {})[task.name] = task
-    return found
+            table.setdefault(task.benchmark, {})[task.name] = task
+    return table
 
 
 def get(benchmark: str, name: str) -> Task:
-    """A task by benchmark and its name, label or alias; upper and lower case are the same.
+    """A task by benchmark and its name, label or alias, in upper or lower case.
 
     Raises:
         ConfigError: there is no such benchmark or task.

@@ -1,7 +1,8 @@
-"""The trainer: one function that reads from top to bottom, for every method, backbone and task."""
+"""The trainer: one function for every method, backbone and task, to be read from top to bottom."""
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from ..methods.anatomy import Adapted
 from .config import Recipe
 from .data import Split
 from .devices import in_bf16, upload
-from .frozen import cut
+from .frozen import FrozenFeed, cut
 from .outcome import EpochDone, OnEpoch, Outcome
 from .pixels import Feed, Mixing, Pixels, to_device
 from .resume import Resume, TrainingState
@@ -27,14 +28,14 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Procedure:
-    """How a training is carried out; what it gives is the same but for rounding.
+    """How a training is carried out. It changes the results by rounding only.
 
     Attributes:
         eval_every: also score every so many epochs, which gives the curve; 0: only at the end.
-        micro_batch: images a forward pass; gradients are accumulated to the recipe's batch.
+        micro_batch: images per forward pass; gradients are accumulated to the recipe's batch.
         on_epoch: called after every epoch.
         resume: go on from the state saved there, and save it there every few minutes.
-        plain: take none of the fast paths, which give the same numbers but for rounding: features
+        plain: take none of the fast paths. They change the results by rounding only: the features
             of a frozen first part are kept, methods use their own products, scoring merges.
     """
 
@@ -70,7 +71,9 @@ def train(
     device, micro_batch, plain = next(model.parameters()).device, how.micro_batch, how.plain
     outcome = Outcome()
     generator = torch.Generator().manual_seed(seed)
-    feed, forward = Feed(data.images, pixels, device), model
+    pictures = Feed(data.images, pixels, device)
+    feed: Feed | FrozenFeed = pictures
+    forward: Callable[[Tensor], Tensor] = model
     mixing = Mixing(recipe, getattr(model, "num_classes", 0), seed, device)
     labels = torch.from_numpy(data.labels.copy()).to(device)
     optimizer = make_optimizer(model, recipe)
@@ -85,7 +88,7 @@ def train(
     ema = ModelEmaV3(model, recipe.ema) if recipe.ema else None
     frozen, scored = None, model
     if not (plain or mixing.on or pixels.crop != "none"):
-        frozen = cut(model, feed, micro_batch or recipe.batch_size, autocast(recipe, device))
+        frozen = cut(model, pictures, micro_batch or recipe.batch_size, autocast(recipe, device))
     if frozen:
         feed, forward = frozen, frozen.rest
 
@@ -130,7 +133,7 @@ def train(
             start = time.perf_counter()
             scored = ema.module if ema else model
             scored = scored if plain else for_scoring(scored)
-            # if a training batch did not fit, a scoring batch will not
+            # a scoring batch does not fit where a training batch did not
             part = micro_batch or 256
             outcome.top1 = accuracy(scored, held_out, recipe, pixels, part)
             outcome.curve[-1]["top1"] = outcome.top1
@@ -174,7 +177,7 @@ def accuracy(
 
 
 def for_scoring(model: nn.Module) -> nn.Module:
-    """The merged model, where the method can be merged and that changes a layer: it is faster."""
+    """The merged model, which is faster, if the method adapted layers and can be merged."""
     if not any(isinstance(module, Adapted) for module in model.modules()):
         return model
     try:
@@ -191,7 +194,7 @@ def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager:
 
 
 def learning_rate(recipe: Recipe, epoch: int, done: float = 0.0) -> float:
-    """The rate of a step: `epoch` counts from 0, `done` is the part of the epoch behind it.
+    """The learning rate of a step: `epoch` counts from 0, `done` is the share of it that is done.
 
     "cosine" is timm's CosineLRScheduler with one cycle, "restarts" torch's
     CosineAnnealingWarmRestarts.
@@ -220,7 +223,8 @@ def _cosine(recipe: Recipe, part: float) -> float:
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW or SGD over what requires a gradient, in a decayed and a spared group."""
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (spared if is_spared(name, parameter, recipe) else decayed).append(parameter)

@@ -42,7 +42,7 @@ HEADLESS_SWIN = "headless, cannot tell ImageNet-22k from fine-tuned"
 HEADLESS = (HEADLESS_VIT, HEADLESS_SWIN)
 
 _VIT_SIZES = {(192, 12): "Ti", (384, 12): "S", (768, 12): "B", (1024, 24): "L", (1280, 32): "H"}
-_SWIN_SIZES = {
+_SWIN_SIZES: dict[tuple[int, tuple[int, ...]], str] = {
     (96, (2, 2, 6, 2)): "T",
     (96, (2, 2, 18, 2)): "S",
     (128, (2, 2, 18, 2)): "B",
@@ -55,7 +55,7 @@ Shape = tuple[int, ...]
 
 
 class BackboneError(InputError):
-    """A backbone that cannot be had as asked; one line with the file, what was found and wanted."""
+    """A backbone that cannot be built as asked; one line: the file, what it is, what is wanted."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class WeightsFile:
 def identify(path: str | Path) -> str:
     """What a file is by its content, e.g. 'ViT-B/16 original ImageNet-21k (.npz)'.
 
-    Anything else is 'not a weights file' or says in a few words why it cannot be read.
+    For any other file: 'not a weights file', or in a few words why it cannot be read.
     """
     try:
         return inspect(path).description
@@ -96,9 +96,10 @@ def inspect(path: str | Path) -> WeightsFile:
         if not layout:
             raise BackboneError(f"{path}: no ViT or Swin weights ({len(shapes)} tensors, .{fmt})")
         names = ("head/kernel", "head.weight", "head.fc.weight")
-        head = next((name for name in names if name in shapes), None)
+        head = next((name for name in names if name in shapes), "")
         # A head is stored (in, classes) by JAX and (classes, in) by torch.
-        ways = 0 if head is None else shapes[head][-1 if layout == "npz" else 0]
+        ways = 0 if not head else shapes[head][-1 if layout == "npz" else 0]
+        origin: str | None
         if arch.startswith("Swin"):
             origin = {0: HEADLESS_SWIN, 21841: SWIN_22K}.get(ways)
         elif any(name.startswith("pre_logits") for name in shapes) and ways in (0, 21843):
@@ -111,7 +112,7 @@ def inspect(path: str | Path) -> WeightsFile:
     return WeightsFile(Path(path), fmt, layout, arch, origin)
 
 
-def read(file: WeightsFile) -> dict[str, Tensor]:
+def tensors_of(file: WeightsFile) -> dict[str, Tensor]:
     """The tensors of a file under its own names, without classification head and pre_logits.
 
     Tensors of a .pth may be mapped from the file: copy them, do not keep them.
@@ -131,15 +132,15 @@ def describe_shapes(shapes: dict[str, Shape]) -> tuple[str, str]:
     224 px and window 7 go without saying.
     """
     blocks = r"(?:Transformer/encoderblock_|layers\.(\d+)\.blocks\.|blocks\.)(\d+)[./]"
-    found = {(m[1], int(m[2])) for name in shapes if (m := re.match(blocks, name))}
-    if not found:
+    indices = {(m[1], int(m[2])) for name in shapes if (m := re.match(blocks, name))}
+    if not indices:
         return "", ""
     layout, patches, pos = "timm", "patch_embed.proj.weight", "pos_embed"
     if any(name.startswith("Transformer/") for name in shapes):
         layout, patches, pos = "npz", "embedding/kernel", "Transformer/posembed_input/pos_embedding"
     elif any(name.startswith("layers.0.downsample.") for name in shapes):
         layout = "swin"
-    stages = {int(stage) for stage, _ in found if stage}
+    stages = {int(stage) for stage, _ in indices if stage}
     family = "Swin" if stages else "ViT"
     try:
         kernel = shapes[patches]
@@ -147,7 +148,7 @@ def describe_shapes(shapes: dict[str, Shape]) -> tuple[str, str]:
         width, patch = (kernel[3], kernel[0]) if layout == "npz" else (kernel[0], kernel[3])
         if stages:
             depths = tuple(
-                1 + max((block for stage, block in found if stage == str(i)), default=-1)
+                1 + max((block for stage, block in indices if stage == str(i)), default=-1)
                 for i in range(max(stages) + 1)
             )
             table = shapes["layers.0.blocks.0.attn.relative_position_bias_table"]
@@ -155,7 +156,7 @@ def describe_shapes(shapes: dict[str, Shape]) -> tuple[str, str]:
             size = _SWIN_SIZES.get((width, depths))
             arch = f"Swin-{size}" if size else f"Swin of width {width} and depths {depths}"
             return layout, arch + ("" if window == 7 else f" with window {window}")
-        depth = 1 + max(block for _, block in found)
+        depth = 1 + max(block for _, block in indices)
         # isqrt drops the class token: 197 -> 14, 257 -> 16 patches a side.
         pixels = isqrt(shapes[pos][1]) * patch
         size = _VIT_SIZES.get((width, depth))
@@ -172,12 +173,12 @@ def describe_shapes(shapes: dict[str, Shape]) -> tuple[str, str]:
 def in_layout(layout: str, model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a headless model as views under the names and shapes of a file layout.
 
-    A tensor that the layout has no place for keeps its own name.
+    A tensor that the layout does not know keeps its name.
     """
     state = model.state_dict() | dict(model.named_buffers())
     if layout == "timm":
         return state
-    if layout == "swin":  # the same but for the stage that owns the downsampling between two
+    if layout == "swin":  # differs in which stage the downsampling between two belongs to
         for stage in range(1, len(model.layers)):
             old, new = f"layers.{stage}.downsample.", f"layers.{stage - 1}.downsample."
             # Ascending, so that no name is taken when it is given.
@@ -216,7 +217,7 @@ def in_layout(layout: str, model: nn.Module) -> dict[str, Tensor]:
 def _opened(path: str | Path) -> Iterator[tuple[str, dict[str, Shape], Callable[[str], Tensor]]]:
     """Open a file of any format: its format, the shape of every tensor, and a reader of one tensor.
 
-    Whatever the readers throw on a damaged file comes out as a one-line BackboneError.
+    Any error that a reader raises on a damaged file becomes a one-line BackboneError.
     """
     try:
         with open(path, "rb") as stream:

@@ -9,6 +9,7 @@ from ..benchmarks.config import RunConfig
 from ..benchmarks.context import RunContext
 from ..benchmarks.outcome import OnEpoch
 from ..benchmarks.record import Results
+from ..benchmarks.stamps import Memory, stamp_at_first
 from .claims import Claims
 from .messages import Finished, Taken
 
@@ -71,10 +72,12 @@ def do(
         record = results.read(config.run_id)
         if record is not None and record.done:  # since the plan was made
             return Finished(record)
+        stamp = stamp_at_first(config.backbone, context.weights)
         record = run.execute(config, context, on_epoch).replace(log=log)
         if not claims.holds(config.run_id):
             return Taken()
         results.write(record)
+        Memory(claims.results).learn(stamp, record.weights_fingerprint)
         run.forget(config, context)
         return Finished(record)
     finally:

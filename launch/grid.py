@@ -63,6 +63,11 @@ class Grid:
         """The runs in one of these states."""
         return [config for run_id, config in self.configs.items() if self.states[run_id] in wanted]
 
+    def to_do(self, retry_failed: bool) -> list[RunConfig]:
+        """The runs without a result, those of others too, who may do them."""
+        open_states: tuple[State, ...] = ("missing", "running", "queued")
+        return self.of(*open_states, "failed") if retry_failed else self.of(*open_states)
+
     def estimator(self, prior: dict[str, float]) -> tuple[Estimate, Collection[tuple]]:
         """The seconds that a run takes, and the kinds of runs that past ones tell about."""
         return estimator(self.configs.values(), self.glances, prior)

@@ -1,10 +1,9 @@
 """Runs on this machine: worker processes, one a GPU or as many as the cores are good for.
 
-A place to run takes configs and reports `Event`s; it knows nothing of tables.
+It takes configs and reports `Event`s; it knows nothing of tables.
 """
 
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from ..benchmarks.outcome import EpochDone
 from ..benchmarks.record import Results, RunRecord
 from ..methods.errors import ConfigError
 from .claims import Claims
-from .machine import default_workers, environment, visible_gpus
+from .machine import default_workers, environment, threads, visible_gpus
 from .messages import (
     Ended,
     Event,
@@ -68,7 +67,7 @@ class Local:
     def __init__(self, results: Path, context: RunContext, workers: int | None = None):
         self.gpus = visible_gpus()
         self.count = workers or default_workers()
-        self.threads = max(1, (os.cpu_count() or 1) // self.count)
+        self.threads = threads(self.count)
         self.results, self.claims = Results(results), Claims(results, squeue)
         if self.gpus and context.device is None:
             context = replace(context, device="cuda:0")
@@ -102,7 +101,7 @@ class Local:
             if isinstance(reply, _Died):
                 raise BadInput(f"a worker died while preparing {config.name} ({reply.reason})")
             if isinstance(reply, InputsLoaded):
-                on_event(Prepared(config, worker, reply))
+                on_event(Prepared(config, worker))
 
     def run(
         self, configs: list[RunConfig], on_event: OnEvent, following: Following = nothing_follows

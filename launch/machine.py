@@ -34,6 +34,13 @@ def cores() -> int:
     return int(given) if given else len(os.sched_getaffinity(0))
 
 
+def threads(processes: int) -> int:
+    """Threads for each of so many processes here; OMP_NUM_THREADS, where it is set, is the most."""
+    share = max(1, cores() // processes)
+    most = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(most)) if most.isdigit() and int(most) else share
+
+
 @contextmanager
 def environment(remove: Iterable[str] = (), **values: str | None) -> Iterator[None]:
     """Environment variables for a child that is started inside; those of None stay as they are."""

@@ -1,4 +1,4 @@
-"""What is said while a grid runs: between a sweep and its workers, and from a place to the view.
+"""What is said while a grid runs: between a sweep and its workers, and to the view.
 
 A sweep sends `Task`s to a worker, which answers with a `Reply`. Local workers and SLURM alike
 report `Event`s.
@@ -47,10 +47,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class InputsLoaded:
-    """Weights and data are there; their fingerprints, as a record has them."""
-
-    weights: str
-    data: str
+    """Weights and data are there, and are what they should be."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +84,6 @@ class Started(Event):
 @dataclass(frozen=True)
 class Prepared(Event):
     """Its weights and data are loaded."""
-
-    inputs: InputsLoaded
 
 
 @dataclass(frozen=True)

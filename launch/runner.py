@@ -1,6 +1,5 @@
 """See a request's runs through: on this machine, on SLURM, or in this process."""
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Collection
@@ -18,10 +17,11 @@ from ..methods.errors import ConfigError
 from ..paper_tables.records import Outdated
 from . import view
 from .claims import Claims
-from .freshness import Memory, outdated_inputs
+from .freshness import outdated_inputs
 from .grid import Followers, Grid
 from .local import Local
-from .messages import Event, Following, Prepared
+from .machine import threads
+from .messages import Following
 from .request import SweepRequest
 from .slurm import arrays, packs, squeue
 
@@ -60,7 +60,7 @@ def run(request: SweepRequest, console: Console) -> SweepOutcome:
     outdated = _outdated(request, grid, context)
     tell_outdated(grid, outdated, console, rerun=request.rerun)
     again = [grid.configs[run_id] for run_id in outdated] if request.rerun else []
-    todo = grid.of("missing", "running", "queued", *["failed"] * request.retry_failed)
+    todo = grid.to_do(request.retry_failed)
     if not (todo or again):
         runs = len(grid.configs)
         console.print(f"nothing to run: {runs} of {runs} runs have a record")
@@ -79,14 +79,14 @@ def run(request: SweepRequest, console: Console) -> SweepOutcome:
         console.print(f"{len(again)} records put aside in {request.results / 'aside'}")
         outdated = {}
         grid = Grid.survey(request.results, cells)
-        todo = grid.of("missing", "running", "queued", *["failed"] * request.retry_failed)
+        todo = grid.to_do(request.retry_failed)
     followers = Followers(grid, todo)
     lost, waited = [], True
     if request.cluster == "slurm":
         answer = _on_slurm(request, context, grid, followers, todo, console)
         lost, waited = answer or [], answer is not None
     elif request.cluster == "debug":
-        _in_this_process(request, context, grid, followers, todo)
+        _in_this_process(context, grid, followers, todo, console)
     else:
         _here(request, context, grid, followers, todo, console)
     return SweepOutcome(Grid.survey(request.results, cells), outdated, lost, waited)
@@ -179,37 +179,35 @@ def _here(
 ) -> None:
     """With worker processes on this machine; weights and data are loaded once before any run."""
     expected = [*todo, *followers.likely()]
-    memory = Memory.of(grid.folder)
     with Local(grid.folder, context, request.workers) as local:
         first = {(c.backbone, c.task, c.train_split, c.eval_split): c for c in reversed(expected)}
         with view.SweepView(len(first), "preparing", console, grid.names) as shown:
-
-            def on_event(event: Event) -> None:
-                if isinstance(event, Prepared):
-                    memory.learn(event.config, context, event.inputs)
-                shown.report(event)
-
-            local.prepare(list(reversed(first.values())), on_event)
-        done = len(grid.configs) - len(todo)
-        follow = f", {len(expected) - len(todo)} to follow" if len(expected) > len(todo) else ""
-        console.print(
-            f"{len(todo)} runs to do{follow}, {done} done before, {local.count} at a time"
-        )
+            local.prepare(list(reversed(first.values())), shown.report)
+        _announce(grid, followers, todo, local.count, console)
         with view.SweepView(len(expected), "runs", console, grid.names) as shown:
             local.run(todo, shown.report, following(followers, shown))
 
 
+def _announce(
+    grid: Grid, followers: Followers, todo: list[RunConfig], at_once: int, console: Console
+) -> None:
+    likely, done = len(followers.likely()), len(grid.configs) - len(todo)
+    follow = f", {likely} to follow" if likely else ""
+    console.print(f"{len(todo)} runs to do{follow}, {done} done before, {at_once} at a time")
+
+
 def _in_this_process(
-    request: SweepRequest,
     context: RunContext,
     grid: Grid,
     followers: Followers,
     todo: list[RunConfig],
+    console: Console,
 ) -> None:
     """One run after another, for debuggers."""
+    _announce(grid, followers, todo, 1, console)
     while todo:
         pack = packs.Pack(tuple(todo), context, grid.folder, names=grid.names)
-        pack.work(0, 1, os.cpu_count() or 1)
+        pack.work(0, 1, threads(1))
         todo = [config for trial in todo for config in followers.after(trial)]
 
 

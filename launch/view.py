@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -48,7 +49,7 @@ class SweepView:
             self.live.__enter__()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: Any) -> None:
         if self.console.is_terminal:
             self.live.__exit__(*exception)
 
@@ -96,9 +97,8 @@ class SweepView:
             for line in lines:
                 self.console.print(line, style="red", markup=False, highlight=False)
         elif not self.console.is_terminal:
-            score = record.top1_val if record.top1_last is None else record.top1_last
             self.console.print(
-                f"{self.done}/{self.total}  {name}  top-1 {rounded(score, 1)}"
+                f"{self.done}/{self.total}  {name}  top-1 {rounded(record.score, 1)}"
                 f"  {record.seconds_total:.0f} s  {rate}  {eta}",
                 markup=False,
                 highlight=False,
@@ -131,17 +131,17 @@ def print_plan(
         table.add_column(name, no_wrap=True)
     for name in ("tasks", "seeds", "cells", "done", "to run"):
         table.add_column(name, justify="right")
-    todo = {config.run_id for config in todo}
+    to_run = {config.run_id for config in todo}
     rows: dict[str, list[Cell]] = {}
     for cell in cells:
         rows.setdefault(cell.row.key, []).append(cell)
-    for own in rows.values():
-        row = own[0].row
-        configs = unique(own)
+    for row_cells in rows.values():
+        row = row_cells[0].row
+        configs = unique(row_cells)
         config = next(iter(configs.values()), None)
-        waiting = sum(bool(cell.trials) and not cell.config for cell in own)
+        waiting = sum(bool(cell.trials) and not cell.config for cell in row_cells)
         ready = sum(states[run_id] == "done" for run_id in configs)
-        left = str(sum(run_id in todo for run_id in configs)) if config else "not built"
+        left = str(sum(run_id in to_run for run_id in configs)) if config else "not built"
         left += f" + {waiting}" if waiting else ""
         backbone = config.backbone if config else row.backbone
         table.add_row(
@@ -149,9 +149,9 @@ def print_plan(
             row.method,
             backbone,
             row.recipe,
-            str(len({cell.task.name for cell in own})),
-            str(len({cell.seed for cell in own})),
-            str(len(own)),
+            str(len({cell.task.name for cell in row_cells})),
+            str(len({cell.seed for cell in row_cells})),
+            str(len(row_cells)),
             str(ready),
             left,
         )

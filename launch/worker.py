@@ -45,8 +45,8 @@ def work(pipe: Connection, context: RunContext, results: Path, threads: int) -> 
         reply: Reply
         if isinstance(task, Prepare):
             try:
-                inputs = run.prepare(task.config, context)
-                reply = InputsLoaded(inputs.weights, inputs.data)
+                run.prepare(task.config, context)
+                reply = InputsLoaded()
             except InputError as error:
                 reply = Refused(str(error))
         else:

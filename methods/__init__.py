@@ -11,7 +11,7 @@ Importing this package does not import torch: what needs torch is fetched on fir
 if __name__ == "methods":  # a second copy of every class, which is not the first one's equal
     raise ImportError("this folder is rlrr_bench.methods: import that, or type rlrr-bench")
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, MethodError
 from .registry import (
@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _NEEDS_TORCH:
         from . import lifecycle
 

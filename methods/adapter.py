@@ -38,7 +38,7 @@ class Options:
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     dropout: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.bottleneck is not None and self.reduction is not None:
             raise ValueError("options bottleneck and reduction: give one of them")
         for name, value in (("bottleneck", self.bottleneck), ("reduction", self.reduction)):

@@ -28,7 +28,7 @@ class Options:
     scale: float = 0.1
     dropout: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.bottleneck < 1:
             raise ValueError(f"option bottleneck: found {self.bottleneck}, expected 1 or more")
         if not 0 <= self.dropout < 1:

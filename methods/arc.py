@@ -31,7 +31,7 @@ class Options:
     sites: Literal["both", "attention"] = "both"
     dropout: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"option rank: found {self.rank}, expected 1 or more")
         if not 0 <= self.dropout < 1:
@@ -39,7 +39,7 @@ class Options:
 
 
 class Rescale(nn.Module):
-    """X' = X M + a for one block, with the shared U found in `shared` under `key`."""
+    """X' = X M + a for one block, with the U that `shared` holds under `key`."""
 
     def __init__(self, shared: nn.ParameterDict, key: str, site: str, dropout: float):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The errors that people meet: each is one line that says where, what was found and expected."""
+"""The errors that people meet. A message is one line: where, what was found, what was expected."""
 
 import difflib
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ class MethodError(InputError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest valid names, or the first fifteen of them."""
+    """The end of an error message: the valid names nearest to `word`, or the first fifteen."""
     known = sorted(known, key=lambda name: (not name.startswith(word), name))
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     if close:

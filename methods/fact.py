@@ -37,7 +37,7 @@ class Options:
     slices: Literal["paper", "code"] = "paper"
     dropout: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"option rank: found {self.rank}, expected 1 or more")
         if not 0 <= self.dropout < 1:

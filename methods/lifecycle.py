@@ -76,17 +76,17 @@ def load_delta(model: nn.Module, trained: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         MethodError: a tensor is missing, unexpected or of another shape; nothing is changed then.
     """
-    own = delta(model)
-    for name in own.keys() | trained.keys():
+    target = delta(model)
+    for name in target.keys() | trained.keys():
         if name not in trained:
             raise MethodError(f"delta: tensor {name} is missing")
-        if name not in own:
+        if name not in target:
             raise MethodError(f"delta: tensor {name} is not trained by {model.peft.method}")
-        if own[name].shape != trained[name].shape:
-            found, expected = tuple(trained[name].shape), tuple(own[name].shape)
-            raise MethodError(f"delta: tensor {name} has shape {found}, expected {expected}")
+        shape, expected = tuple(trained[name].shape), tuple(target[name].shape)
+        if shape != expected:
+            raise MethodError(f"delta: tensor {name} has shape {shape}, expected {expected}")
     for name, value in trained.items():
-        own[name].copy_(value)
+        target[name].copy_(value)
     return model
 
 
@@ -106,7 +106,8 @@ def merge(model: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if isinstance(child, Adapted):
                 setattr(parent, name, child.merged())
-    Anatomy(plain).absorb_merging_bias()
+    for merge in Anatomy(plain).merges:
+        merge.absorb_bias()
     plain._modules.pop("shared", None)  # what layers shared (Anatomy.share) is folded into them
     del plain.peft
     return plain.requires_grad_(False)

@@ -6,9 +6,9 @@ Parameters: none in the backbone; the head has C (D + 1) for C classes and D fea
 from .anatomy import Anatomy
 
 
-def attach(anatomy: Anatomy, options) -> None:
+def attach(anatomy: Anatomy, options: object) -> None:
     pass  # `apply` has frozen everything and trains the head of every method
 
 
-def count(anatomy: Anatomy, options) -> int:
+def count(anatomy: Anatomy, options: object) -> int:
     return 0

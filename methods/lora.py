@@ -29,7 +29,7 @@ class Options:
     alpha: float | None = None  # None: alpha = rank, that is s = 1
     dropout: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"option rank: found {self.rank}, expected 1 or more")
         if not 0 <= self.dropout < 1:
@@ -82,10 +82,10 @@ class LoRALinear(Adapted, nn.Linear):
 
 def targets(block: Block, options: Options) -> list[tuple[Slot, dict[str, slice]]]:
     """The layers of a block to adapt, with the output rows of every target."""
-    found = block.linears(options.targets)
+    layers = block.linears(options.targets)
     if "qkv" in options.targets:
-        found.insert(0, (block.qkv, {"qkv": slice(0, 3 * block.width)}))
-    return found
+        layers.insert(0, (block.qkv, {"qkv": slice(0, 3 * block.width)}))
+    return layers
 
 
 def attach(anatomy: Anatomy, options: Options) -> None:

@@ -4,7 +4,7 @@
 
 A baseline of Jia et al., "Visual Prompt Tuning", ECCV 2022. As in their code, normalisation comes
 after the ReLU and MLP-4 means three hidden layers and the classifier. Weights start Kaiming-normal
-with fan-out; the classifier is the model's own head. BatchNorm needs two samples or more a batch.
+with fan-out; the classifier is the model's own head. BatchNorm needs two samples in a batch.
 
 Parameters: (k - 1) (D^2 + 3 D).
 """
@@ -23,7 +23,7 @@ class Options:
     layers: int = 4  # with the classifier: 4 has 3 hidden ones
     dropout: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.layers < 2:
             raise ValueError(f"option layers: found {self.layers}, expected 2 or more")
         if not 0 <= self.dropout < 1:

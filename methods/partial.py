@@ -1,7 +1,7 @@
 """Partial-k: only the last k blocks and the final norm are trained.
 
 A baseline of Jia et al., "Visual Prompt Tuning", ECCV 2022. On Swin a patch merging is trained
-when it lies between two trained blocks: of Swin-B, Partial-1 is the last block, Partial-2 the last
+when it lies between two trained blocks. On Swin-B, Partial-1 is the last block, Partial-2 the last
 stage, Partial-4 the last stage, the merging before it and two blocks of the stage before.
 
 Parameters: k (12 D^2 + 13 D) + 2 D on a ViT; on Swin a block also has its relative-position table
@@ -17,7 +17,7 @@ from .anatomy import Anatomy, Block, Merging
 class Options:
     blocks: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.blocks < 1:
             raise ValueError(f"option blocks: found {self.blocks}, expected 1 or more")
 
@@ -39,8 +39,6 @@ def count(anatomy: Anatomy, options: Options) -> int:
     total = 2 * anatomy.width
     for block in blocks:
         total += 12 * block.width**2 + 13 * block.width
-        if anatomy.kind == "swin":
-            h, w = block.attn.module.window_size
-            total += (2 * h - 1) * (2 * w - 1) * block.heads
+        total += block.position_table
     widths = (merge.reduction.module.in_features // 4 for merge in merges)
     return total + sum(8 * d * d + 8 * d for d in widths)

@@ -14,10 +14,10 @@ A method file defines
 Names, options and docstrings are read from the file's source, so that a login node can plan a grid
 without importing torch; `module` imports it.
 
-Which files a method's numbers belong to is decided here, once (`code_files`): the method's own file
-and the files of this folder that it imports, but for the ground that all methods stand on (the
-anatomy, this registry). A record keeps their hash, and is marked where it is another one now. An
-edit elsewhere, in the trainer say, marks nothing: the record names the whole code's hash for that.
+`code_files` decides, once, which files a method's numbers depend on: the method's file and the
+files of this folder that it imports, without the ground that all methods stand on (the anatomy,
+this registry). A record keeps a hash of them, and tables mark the record when the hash has changed.
+An edit elsewhere, in the trainer say, marks nothing: the record also names a hash of all code.
 """
 
 import ast
@@ -57,8 +57,8 @@ def built_in() -> list[str]:
 def add_plugin(path: str | Path) -> str:
     """Register the method in a file outside this folder and return its name (the file's name).
 
-    Its source is read now: what this process runs and what it notes is this text, whatever becomes
-    of the file. Registered again, the file is read again.
+    Its source is read now. This process runs and records that text, even if the file changes later.
+    Registering the file again reads it again.
 
     Raises:
         MethodError: there is no such file, it is not a method, or its name is taken.
@@ -148,11 +148,11 @@ def display(path: Path) -> str:
 
 
 def code_files(name: str) -> list[Path]:
-    """The files that the method's numbers belong to, its own first; see the top of this file."""
-    found = [file(name)]
-    for path in found:  # grows while it is gone through
-        found += [other for other in _imported(path) if other not in found]
-    return found
+    """The files that the method's numbers depend on, its own first; see the top of this file."""
+    files = [file(name)]
+    for path in files:  # the list grows during the loop
+        files += [other for other in _imported(path) if other not in files]
+    return files
 
 
 @cache
@@ -166,7 +166,7 @@ def code_hash(name: str) -> str:
 
 
 def _imported(path: Path) -> Iterator[Path]:
-    """The files of this folder that a method's file imports, but for the common ground."""
+    """The files of this folder that a method's file imports, without the common ground."""
     package = __package__
     if path.is_relative_to(_HERE):
         package = ".".join([__package__, *path.parent.relative_to(_HERE).parts])
@@ -195,19 +195,19 @@ def _source(path: Path) -> bytes:
 
 
 def _forget() -> None:
-    """Read every file again that is asked for from now on."""
+    """Drop what was read, so that every file is read again when it is next needed."""
     for function in (_source, _tree, _files, _options_class, module, code_hash):
         function.cache_clear()
 
 
 @cache
 def _files() -> dict[str, Path]:
-    found = {p.stem: p for p in _HERE.glob("[!_]*.py") if _defines_attach(p)}
+    files = {p.stem: p for p in _HERE.glob("[!_]*.py") if _defines_attach(p)}
     for entry in entry_points(group=ENTRY_POINTS):
         spec = importlib.util.find_spec(entry.module)
         if spec and spec.origin:
-            found.setdefault(entry.name, Path(spec.origin))
-    return found | _plugins
+            files.setdefault(entry.name, Path(spec.origin))
+    return files | _plugins
 
 
 @cache
@@ -226,8 +226,8 @@ def _options_class(name: str) -> type:
     path = file(name)
     for node in _tree(path).body:
         if isinstance(node, ast.ClassDef) and node.name == "Options":
-            space = {"dataclass": dataclasses.dataclass, "Literal": typing.Literal}
-            space["__name__"] = __name__
+            space: dict[str, Any] = {"dataclass": dataclasses.dataclass}
+            space |= {"Literal": typing.Literal, "__name__": __name__}
             try:
                 exec(compile(ast.Module([node], []), str(path), "exec"), space)
             except NameError:  # it uses more of its module than a dataclass needs

@@ -14,15 +14,16 @@ fc2, both norms, and outside the merging reductions (Eq. 16) and the final norm.
 
 `init="authors"`: l ~ U(+-sqrt(6/in)) and r ~ U(+-sqrt 6), what Kaiming-uniform makes of the code's
 (1 x in) and (out x 1) tensors: a random 2/sqrt(in) relative change of W (7 % at 768), not the
-identity; f = 0; scale ~ N(1, .02), shift ~ N(0, .02). For Table 6's variants no start is published;
-here N(1, .02) without the residual and N(0, .02) for one side with it. `init="identity"` starts at
-the pre-trained function: r = 0, or ones without the residual.
+identity; f = 0; scale ~ N(1, .02), shift ~ N(0, .02). The authors publish no start for Table 6's
+variants; here it is N(1, .02) without the residual and N(0, .02) for one side with it.
+`init="identity"` starts at the pre-trained function: r = 0, or ones without the residual.
 
 Parameters: ViT 31 L D + 4 D (ViT-B/16: 288,768); one side 22 L D + 4 D; Swin 29 SD + 7 d a merging
 + 2 d_last. A block's MHA has 12 D, FFN 15 D, norms 4 D.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,7 +50,7 @@ class Options:
     qkv: Literal["auto", "split", "fused"] = "auto"  # auto: split on ViT, fused on Swin
     init: Literal["authors", "identity"] = "authors"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (self.left or self.right or self.shift):
             raise ValueError("left, right and shift are all off: nothing to train")
 
@@ -71,7 +72,7 @@ class RLRRLinear(Adapted, nn.Linear):
         one_sided = options.left != options.right
         start, std = (0.0, 0.02) if self.residual else (1.0, 0.02)
 
-        def init(bound: float, zero: bool):
+        def init(bound: float, zero: bool) -> Callable[[Tensor], Tensor]:
             if self.residual and not one_sided:  # the product is what matters: one factor may be 0
                 bound = 0.0 if zero else bound
                 return lambda t: nn.init.uniform_(t, -bound, bound)
@@ -110,9 +111,8 @@ class RLRRLinear(Adapted, nn.Linear):
         bias = self.shift_bias
         if self.bias is not None:
             bias = self.bias if bias is None else self.bias + bias
-        return Rescaled.apply(
-            x, self.weight, bias, self.left, self.right, self.groups, self.residual
-        )
+        how = (self.groups, self.residual)
+        return Rescaled.apply(x, self.weight, bias, self.left, self.right, how)
 
     def folded(self) -> dict[str, Tensor]:
         weight, bias = self.rescaled()

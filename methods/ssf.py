@@ -20,7 +20,7 @@ from .anatomy import Adapted, Anatomy, Slot
 class ScaleShift(Adapted):
     """An operation followed by `* scale + shift` on its output channels."""
 
-    channels_last = (-1,)
+    channels_last: tuple[int, ...] = (-1,)
 
     def __init__(self, base: nn.Module, std: float = 0.02):
         super().__init__(base)
@@ -62,18 +62,18 @@ def scale_shift(slot: Slot, std: float = 0.02) -> None:
 
 def slots(anatomy: Anatomy) -> list[Slot]:
     """Every operation that SSF follows."""
-    found = [anatomy.patch, *([anatomy.patch_norm] if anatomy.patch_norm else [])]
+    followed = [anatomy.patch, *([anatomy.patch_norm] if anatomy.patch_norm else [])]
     for b in anatomy.blocks:
-        found += [b.norm1, b.qkv, b.out, b.norm2, b.fc1, b.fc2]
-    return [*found, *(merge.norm for merge in anatomy.merges), anatomy.norm]
+        followed += [b.norm1, b.qkv, b.out, b.norm2, b.fc1, b.fc2]
+    return [*followed, *(merge.norm for merge in anatomy.merges), anatomy.norm]
 
 
-def attach(anatomy: Anatomy, options) -> None:
+def attach(anatomy: Anatomy, options: object) -> None:
     for slot in slots(anatomy):
         scale_shift(slot)
 
 
-def count(anatomy: Anatomy, options) -> int:
+def count(anatomy: Anatomy, options: object) -> int:
     blocks = sum(22 * block.width for block in anatomy.blocks)
     first, last = anatomy.blocks[0].width, anatomy.blocks[-1].width
     if anatomy.kind == "vit":

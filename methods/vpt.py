@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from .anatomy import Adapted, AdaptedBlock, Anatomy, Block, MethodError
+from .anatomy.swin import attend, join_windows, split_windows
 
 CANNOT_MERGE = "prompts are extra tokens, no weights"
 
@@ -36,7 +37,7 @@ class Options:
     prompts: int = 10
     dropout: float | None = None  # None: 0 in shallow, 0.1 in deep
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.prompts < 1:
             raise ValueError(f"option prompts: found {self.prompts}, expected 1 or more")
         if self.dropout is not None and not 0 <= self.dropout < 1:
@@ -44,16 +45,16 @@ class Options:
 
 
 class PromptedBlock(AdaptedBlock):
-    """A ViT block on (B, N, D) that sees its own prompts, in the place of any that came before."""
+    """A ViT block on (B, N, D) that sees its own prompts instead of any that came before."""
 
-    def __init__(self, place: Block, prefix: int, bound: float, options: Options):
-        super().__init__(place.block.module)
-        deep, first = options.mode == "deep", place.index == 0
+    def __init__(self, block: Block, prefix: int, bound: float, options: Options):
+        super().__init__(block.block.module)
+        deep, first = options.mode == "deep", block.index == 0
         self.length, self.prefix = options.prompts, prefix
         self.replaced = options.prompts if deep and not first else 0
         self.prompts = None
         if deep or first:
-            shape = (options.prompts, place.width)
+            shape = (options.prompts, block.width)
             self.prompts = self.new(*shape, init=lambda t: nn.init.uniform_(t, -bound, bound))
         default = 0.1 if deep else 0.0
         self.dropout = nn.Dropout(default if options.dropout is None else options.dropout)
@@ -73,19 +74,19 @@ class PromptedBlock(AdaptedBlock):
 class PromptedSwinBlock(PromptedBlock):
     """A Swin block on (B, p + H W, D), or (B, H, W, D) when it is the first; gives the former."""
 
-    def __init__(self, place: Block, prefix: int, bound: float, options: Options):
-        super().__init__(place, prefix, bound, options)
-        self.grid = place.grid
+    def __init__(self, block: Block, prefix: int, bound: float, options: Options):
+        super().__init__(block, prefix, bound, options)
+        self.grid = block.grid or (0, 0)  # Swin's blocks have one
 
     def with_prompts(self, x: Tensor) -> Tensor:
         return super().with_prompts(x.flatten(1, 2) if x.dim() == 4 else x)
 
     def attention_branch(self, x: Tensor) -> Tensor:
         p, y = self.length, self.norm1(x)
-        windows = self.split_windows(y[:, p:].unflatten(1, self.grid))
+        windows = split_windows(self, y[:, p:].unflatten(1, self.grid))
         prompts = y[:, None, :p].expand(-1, windows.shape[1], -1, -1)
-        windows = self.attend(torch.cat([prompts, windows], 2))
-        patches = self.join_windows(windows[:, :, p:], *self.grid).flatten(1, 2)
+        windows = attend(self, torch.cat([prompts, windows], 2))
+        patches = join_windows(self, windows[:, :, p:], *self.grid).flatten(1, 2)
         return self.drop_path1(torch.cat([windows[:, :, :p].mean(1), patches], 1))
 
 
@@ -115,9 +116,9 @@ def attach(anatomy: Anatomy, options: Options) -> None:
     patch = anatomy.patch.module.weight  # D x channels x height x width
     bound = math.sqrt(6 / (patch[0].numel() + len(patch)))
     cls = PromptedBlock if anatomy.kind == "vit" else PromptedSwinBlock
-    grids = {}
+    grids: dict[int, tuple[int, int]] = {}
     for block in anatomy.blocks:
-        grids[block.stage] = block.grid
+        grids[block.stage] = block.grid or (0, 0)
         if anatomy.kind == "swin" or options.mode == "deep" or block.index == 0:
             block.block.put(cls(block, anatomy.prefix, bound, options))
     for merge in anatomy.merges:

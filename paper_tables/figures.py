@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -51,17 +52,19 @@ PLACES = [  # where a label may lie beside its point: offset in points, alignmen
 
 
 def all_of(table: Table) -> dict[str, tuple[Figure, str]]:
-    """The figures of a table by file stem, each with its caption; those without data are left out,
-    but not the paper's own."""
+    """The figures of a table by file stem, each with its caption.
+
+    Those without data are left out, except for the paper's own, Fig. 2.
+    """
     name = table.name
-    found = {}
+    figures: dict[str, tuple[Figure, str] | None] = {}
     with plt.rc_context(STYLE):
         if any("layers" in config.options for cell in table.cells if (config := cell.like)):
-            found[name] = modules_and_layers(table)
+            figures[name] = modules_and_layers(table)
         else:
-            found[f"{name}_parameters"] = accuracy_against_parameters(table)
-            found |= critical_differences(table)
-    return {stem: drawn for stem, drawn in found.items() if drawn}
+            figures[f"{name}_parameters"] = accuracy_against_parameters(table)
+            figures |= critical_differences(table)
+    return {stem: drawn for stem, drawn in figures.items() if drawn}
 
 
 def modules_and_layers(table: Table) -> tuple[Figure, str]:
@@ -104,8 +107,8 @@ def accuracy_against_parameters(table: Table) -> tuple[Figure, str] | None:
     figure, axes = plt.subplots(figsize=(WIDTH, 2.9), layout="constrained")
     axes.set_xscale("log")
     for label, x, y in points:
-        own = label.startswith("RLRR")
-        axes.plot(x, y, "D" if own else "o", color=ORANGE if own else BLUE, markersize=4)
+        rlrr = label.startswith("RLRR")
+        axes.plot(x, y, "D" if rlrr else "o", color=ORANGE if rlrr else BLUE, markersize=4)
     axes.set_xlabel("trained parameters, head included (millions)")
     axes.set_ylabel("mean top-1 accuracy (%)")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -119,17 +122,17 @@ def accuracy_against_parameters(table: Table) -> tuple[Figure, str] | None:
 
 
 def _label(axes: Axes, points: list[tuple[str, float, float]]) -> None:
-    """Put every label beside its point where it covers no point and no other label."""
+    """Put every label beside its point, where it covers no point and no other label."""
     figure = axes.figure
     figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]  # Agg has one
     frame = axes.get_window_extent(renderer)
     spots = [axes.transData.transform(point[1:]) for point in points]
     radius = 3 * figure.dpi / 72
     marks = [Bbox.from_bounds(a - radius, b - radius, 2 * radius, 2 * radius) for a, b in spots]
-    taken = []
+    taken: list[Bbox] = []
     for (label, x, y), _ in sorted(zip(points, spots, strict=True), key=lambda item: -item[1][1]):
-        best = None
+        best: tuple[int, Text, Bbox] | None = None
         for dx, dy, across, up in PLACES:
             text = axes.annotate(
                 label,
@@ -156,6 +159,7 @@ def _label(axes: Axes, points: list[tuple[str, float, float]]) -> None:
                 text.remove()
             if clashes == 0:
                 break
+        assert best is not None  # PLACES is not empty
         taken.append(best[2])
 
 
@@ -169,28 +173,28 @@ def critical_differences(table: Table) -> dict[str, tuple[Figure, str]]:
     labels = table.long.drop_duplicates("row").set_index("row")["label"]
     groups = table.long.drop_duplicates("row").set_index("row")["row_group"]
     scores = table.complete()
-    found = {}
+    diagrams = {}
     for group in dict.fromkeys(groups):
-        own = scores[[groups[row] == group for row in scores.index]]
-        if len(own) < 3 or own.shape[1] < 3:
+        ranked = scores[[groups[row] == group for row in scores.index]]
+        if len(ranked) < 3 or ranked.shape[1] < 3:
             continue
         # ones on the diagonal; p symmetric
-        p = pd.DataFrame(1.0, index=labels[own.index], columns=labels[own.index])
+        p = pd.DataFrame(1.0, index=labels[ranked.index], columns=labels[ranked.index])
         for pair in compared[compared["rows"] == (group or "main")].itertuples():
             a, b = labels[pair.a], labels[pair.b]
             p.loc[a, b] = p.loc[b, a] = pair.p_holm
-        ranks = stats.mean_ranks(own).set_axis(p.index)
+        ranks = stats.mean_ranks(ranked).set_axis(p.index)
         seeds = "one seed" if table.seeds == 1 else f"{table.seeds} seeds"
         caption = (
-            f"Mean ranks over {own.shape[1]} tasks ({seeds}), 1 is best; bars join rows that "
+            f"Mean ranks over {ranked.shape[1]} tasks ({seeds}), 1 is best; bars join rows that "
             "two-sided Wilcoxon tests with Holm's correction do not tell apart at 0.05."
         )
-        least = 2.0 ** (1 - own.shape[1]) * len(own) * (len(own) - 1) / 2
+        least = 2.0 ** (1 - ranked.shape[1]) * len(ranked) * (len(ranked) - 1) / 2
         if least > 0.05:
             caption += " So few tasks cannot tell any two of so many rows apart."
         stem = f"{table.name}_ranks{'_' + group if group else ''}"
-        found[stem] = (_diagram(ranks, p), caption)
-    return found
+        diagrams[stem] = (_diagram(ranks, p), caption)
+    return diagrams
 
 
 def _diagram(ranks: pd.Series, p: pd.DataFrame) -> Figure:
@@ -220,7 +224,7 @@ def save(figure: Figure, stem: str, out: Path) -> list[Path]:
     paths = []
     for suffix in ("pdf", "png"):
         path = out / f"{stem}.{suffix}"
-        extra = {"metadata": {"CreationDate": None}} if suffix == "pdf" else {}
+        extra: dict[str, Any] = {"metadata": {"CreationDate": None}} if suffix == "pdf" else {}
         with replacing(path) as draft:
             figure.savefig(draft, format=suffix, dpi=200, **extra)
         paths.append(path)

@@ -1,5 +1,6 @@
 """A view of a table as LaTeX: booktabs, grouped columns, multirow rows; by pandas' Styler."""
 
+import re
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -10,10 +11,7 @@ from .. import methods
 from .views import DIRTY, FLAG, MIXED, OUTDATED, UNNAMED, Sheet
 
 MARKED = {DIRTY: r"\dagger", FLAG: r"\ddagger", MIXED: r"\S", OUTDATED: r"\P"}
-SYMBOLS = {
-    **{"≤": r"$\leq$", "–": "--", "±": r"$\pm$"},
-    **{mark: rf"\rlap{{$^{symbol}$}}" for mark, symbol in MARKED.items()},
-}
+SYMBOLS = {"≤": r"$\leq$", "–": "--", "±": r"$\pm$"}
 CSS = {"best": "textbf:--rwrap;", "second": "underline:--rwrap;", "": ""}
 WHAT = {"ours": "ours", "std": r"$\pm$", "printed": "printed", "delta": r"$\Delta$"}
 PACKAGES = ("booktabs", "multirow", "graphicx", "adjustbox", "amssymb")
@@ -121,8 +119,8 @@ def _rules(body: str, sheet: Sheet, two: bool, left: int) -> str:
     rows; in the compare view a little space between rows."""
     lines = body.splitlines()
     names, under = [group for group, _ in sheet.text.columns], ""
-    for name, own in groupby(names):
-        right = left + len(list(own)) - 1
+    for name, same in groupby(names):
+        right = left + len(list(same)) - 1
         under += "" if name in UNNAMED else rf"\cmidrule(lr){{{left}-{right}}}"
         left = right + 1
     if under:
@@ -144,4 +142,11 @@ def escape(text: str) -> str:
         text = text.replace(character, "\\" + character)
     for symbol, latex in SYMBOLS.items():
         text = text.replace(symbol, latex)
-    return text
+    return re.sub(f"[{''.join(MARKED)}]+", _raised, text)
+
+
+def _raised(marks: re.Match[str]) -> str:
+    """The marks behind a number, side by side; they take no width."""
+    symbols = " ".join(MARKED[mark] for mark in marks.group())
+    raised = symbols if len(marks.group()) == 1 else f"{{{symbols}}}"
+    return rf"\rlap{{$^{raised}$}}"

@@ -1,4 +1,4 @@
-"""What is written of a table: every view as text, figures, and CSVs with the runs behind it.
+"""Write tables: every view as text, figures, and CSVs with the runs behind them.
 
 OUT/    <table>[_printed|_compare].{tex,md,csv}, figures as PDF and PNG, all.tex with everything
 RESULTS/<table>.csv          one line a run
@@ -91,8 +91,8 @@ def wide(built: Table) -> pd.DataFrame:
 def write_analyses(
     built: list[Table], records: Records, folder: Path, suffix: str = ""
 ) -> list[Path]:
-    """Write what goes over several tables: pairs, optimism, costs; returns the paths."""
-    # the runs that were scored on the test set may be others than those of the tables
+    """Write the CSVs that cover several tables: pairs, optimism, costs; returns the paths."""
+    # runs that were scored on the test set after every epoch are not those of another protocol
     requests = [replace(table.request, protocol="best_test") for table in built]
     scored = [build(request, records) for request in requests]
     frames = {
@@ -128,7 +128,7 @@ def summary(built: Table) -> str:
 def tell(records: Records, console: Console, quiet: bool = False) -> None:
     """Name every record that is kept apart or marked, in a line each.
 
-    quiet: those of code not committed only counted, for where every run may be one.
+    quiet: only count those of code not committed, as in a sweep, where every run may be one.
     """
     for name, reason in records.apart.items():
         console.print(f"kept apart  {name}: {reason}", style="yellow", markup=False, soft_wrap=True)
@@ -143,9 +143,9 @@ def tell(records: Records, console: Console, quiet: bool = False) -> None:
 
 
 def write_everything(built: list[Table], records: Records, out: Path) -> list[Path]:
-    """Write all of a profile's tables, what goes over them, and one document of it all.
+    """Write all of a profile's tables, the CSVs that cover several, and one LaTeX document.
 
-    By another protocol than the tables' own the files have other names.
+    The names of all files name the protocol, unless it is `recipe`.
     """
     protocol = built[0].request.protocol
     suffix = "" if protocol == "recipe" else f"-{protocol}"

@@ -41,25 +41,26 @@ class OptionChange:
 
     @classmethod
     def parse(cls, text: str) -> "OptionChange":
-        """`lora.rank=4`, `rank=2,4,8`. Values that hold commas themselves are parted by ';'.
+        """`lora.rank=4` or `rank=2,4,8`; ';' separates values that contain commas.
 
         Raises:
             ConfigError: it has another form, or names a recipe key.
         """
         key, sign, value = text.partition("=")
         row, _, option = key.rpartition(".")
-        if not (sign and option and value):
+        parts = value.split(";" if ";" in value or _is_list(option) else ",")
+        parts = [part.strip() for part in parts]
+        if not (sign and option and all(parts)):
             expected = "expected ROW.OPTION=VALUE, as in lora.rank=4"
             raise ConfigError(f"--option: found {text!r}, {expected}")
         if option in {f.name for f in dataclasses.fields(Recipe)} and not _has_option(option):
             raise ConfigError(
                 f"--option: {option!r} is a recipe key; change it with --set {option}={value}"
             )
-        parts = value.split(";" if ";" in value or _is_list(option) else ",")
-        return cls(row or None, option, tuple(_scalar(part.strip()) for part in parts if part))
+        return cls(row or None, option, tuple(map(_scalar, parts)))
 
     def names(self, row: Row) -> bool:
-        """Whether this is about the row; upper and lower case are the same."""
+        """Whether the change applies to the row; upper and lower case are the same."""
         words = (row.key, row.label, row.method)
         return self.row is None or self.row.lower() in (word.lower() for word in words)
 
@@ -73,8 +74,8 @@ def _scalar(text: str) -> Any:
 
 def _kinds(option: str) -> list[Any]:
     """The types that methods give an option of this name."""
-    hints = [typing.get_type_hints(type(methods.options(name))) for name in methods.names()]
-    return [own[option] for own in hints if option in own]
+    of_methods = [typing.get_type_hints(type(methods.options(name))) for name in methods.names()]
+    return [hints[option] for hints in of_methods if option in hints]
 
 
 def _has_option(option: str) -> bool:
@@ -90,7 +91,7 @@ class TableRequest:
     """Which part of a table, by which protocol, with which changes.
 
     Attributes:
-        rows, tasks, seeds: None: all of the table's, and the profile's seeds.
+        rows, tasks, seeds: None stands for all of the table's, and for the profile's seeds.
         recipe: keys that win over the recipe files, such as {"epochs": 1}.
         options: method options that make rows of their own.
         smoke: accept short lists; never a result.
@@ -108,8 +109,8 @@ class TableRequest:
 
     @cached_property
     def name(self) -> str:
-        """Names the table's files: the spec's name, and what makes it another than the whole."""
-        parts = [self.protocol] * (self.protocol != "recipe")
+        """Names the table's files: the spec's name, then what differs from the whole table."""
+        parts: list[str] = [self.protocol] * (self.protocol != "recipe")
         for what, chosen in (("rows", self.rows), ("tasks", self.tasks), ("seeds", self.seeds)):
             if chosen is not None:
                 few = "+".join(map(str, chosen)) or "none"
@@ -119,11 +120,13 @@ class TableRequest:
         parts += ["smoke"] * self.smoke
         if not parts:
             return self.spec.name
-        whole = json.dumps([self.rows, self.tasks, self.seeds, str(self.recipe), str(self.options)])
-        text = re.sub(r"[^A-Za-z0-9.+_-]", "_", "-".join([self.spec.name, *parts]))
+        asked: list[Any] = [self.protocol, self.rows, self.tasks, self.seeds, self.smoke]
+        asked += [str(dict(self.recipe)), str(self.options)]
+        text = re.sub(r"[^A-Za-z0-9.+_-]", "_", f"{self.spec.name}-{'-'.join(parts)}")
         if parts == [self.protocol]:
             return text
-        return f"{text[:60]}-{hashlib.sha256(whole.encode()).hexdigest()[:4]}"
+        digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+        return f"{text[:60]}-{digest[:8]}"
 
     @property
     def remark(self) -> str:
@@ -137,8 +140,9 @@ class TableRequest:
 class Cell:
     """One run of one cell of a table; without a config, `reason` says why it cannot be run.
 
-    trials: protocol `val` only, the runs that decide about the config: the grid's settings, trained
-    without the validation images and scored on them. `select.decide` gives the config then.
+    trials: protocol `val` only: runs that decide about the config. They have the grid's settings,
+    are trained without the validation images and scored on them; `select.decide` then gives the
+    config.
     """
 
     spec: Spec
@@ -153,16 +157,16 @@ class Cell:
 
     @property
     def like(self) -> RunConfig | None:
-        """The cell's run or, while its trials decide about it, one of them."""
+        """The cell's run; one of its trials while they have not decided."""
         return self.config or next(iter(self.trials), None)
 
     @property
     def runs(self) -> tuple[RunConfig, ...]:
-        """Its trials, and its own run once it is known which that is."""
+        """Its trials and, once they have decided, its own run."""
         return (*self.trials, self.config) if self.config else self.trials
 
     def final(self, trial: RunConfig) -> RunConfig:
-        """The run that the cell asks for if this trial is the winner."""
+        """The run that the cell asks for if this trial wins."""
         return replace(trial, train_split=self.train_split, eval_split="test", seed=self.seed)
 
 
@@ -170,7 +174,7 @@ def plan(request: TableRequest) -> list[Cell]:
     """The cells of a request, row by row, task by task, seed by seed.
 
     Raises:
-        ConfigError, MethodError: an unknown row, task, recipe key or option.
+        ConfigError, MethodError: an unknown row, task, recipe key or option; no row, task or seed.
     """
     spec, profile = request.spec, request.profile
     benchmark = profile.benchmarks.get(spec.benchmark, spec.benchmark)
@@ -178,9 +182,13 @@ def plan(request: TableRequest) -> list[Cell]:
     if wanted is None and spec.tasks:
         wanted = tuple(profile.tasks.get(name, name) for name in spec.tasks)
     columns = tasks.select(benchmark, wanted)
-    seeds = profile.seeds if request.seeds is None else request.seeds
+    seeds = profile.seeds if request.seeds is None else dict.fromkeys(request.seeds)
+    rows = chosen_rows(request)
+    for what, chosen in (("row", rows), ("task", columns), ("seed", seeds)):
+        if not chosen:
+            raise ConfigError(f"--{what}s: no {what} of {spec.name} is asked for")
     cells = []
-    for row in chosen_rows(request):
+    for row in rows:
         for task in columns:
             first = _cell(request, row, task)
             for seed in seeds:
@@ -192,11 +200,11 @@ def plan(request: TableRequest) -> list[Cell]:
 def chosen_rows(request: TableRequest) -> list[Row]:
     """The rows by key or label, then those that `options` make of them.
 
-    A method that is no row gets one, with our default recipe. The table's rows come in its order,
-    the others after them.
+    A method without a row gets one, with our default recipe. The table's rows come first, in its
+    order.
 
     Raises:
-        ConfigError: a word that is neither a row nor a method, an option for none of the rows.
+        ConfigError: a word names neither a row nor a method; an option belongs to none of the rows.
     """
     spec, wanted = request.spec, request.rows
     rows = list(spec.rows.values()) if wanted is None else _rows_named(spec, wanted)
@@ -218,42 +226,45 @@ def chosen_rows(request: TableRequest) -> list[Row]:
 
 def _rows_named(spec: Spec, wanted: Iterable[str]) -> list[Row]:
     by_label = {row.label.lower(): key for key, row in spec.rows.items()}
-    rows = []
+    rows: dict[str, Row] = {}
     for word in wanted:
         key = by_label.get(word.lower(), word)
         if key in spec.rows:
-            rows.append(spec.rows[key])
+            rows[key] = spec.rows[key]
         elif word in methods.names():
             backbone = next(iter(spec.rows.values())).backbone
-            rows.append(Row(word, word, word, backbone, "ours"))
+            rows[word] = Row(word, word, word, backbone, "ours")
         else:
             known = {*spec.rows, *methods.names()}
             raise ConfigError(f"unknown row {word!r} of {spec.name}; {nearest(word, known)}")
     order = {key: position for position, key in enumerate(spec.rows)}
-    return sorted(rows, key=lambda row: order.get(row.key, len(order)))
+    return sorted(rows.values(), key=lambda row: order.get(row.key, len(order)))
 
 
 def _variants(row: Row, changes: Iterable[OptionChange]) -> list[Row]:
-    """The row at every point of the changes that name it; itself where none does."""
-    axes = [[(c.option, value) for value in c.values] for c in changes if c.names(row)]
-    variants = []
-    for point in itertools.product(*axes):
-        if not point:
-            return [row]
+    """A row for every combination of values that the changes give; itself where none names it."""
+    axes: dict[str, tuple[Any, ...]] = {}
+    for change in changes:
+        if not change.names(row):
+            continue
+        if change.option in axes:
+            example = f"{row.key}.{change.option}=VALUE,VALUE"
+            raise ConfigError(f"--option: {change.option} of {row.key} twice; write {example}")
+        axes[change.option] = change.values
+    if not axes:
+        return [row]
+    variants: dict[str, Row] = {}
+    for values in itertools.product(*axes.values()):
+        chosen = row.options | dict(zip(axes, values, strict=True))
         try:
-            options = methods.options(row.method, row.options | dict(point))
+            options = methods.options(row.method, chosen)
         except InputError as error:
             raise ConfigError(f"--option: {error}") from None
-        words = [(key, _shown(getattr(options, key))) for key, _ in point]
-        variants.append(
-            replace(
-                row,
-                key=f"{row.key}[{','.join(f'{key}={value}' for key, value in words)}]",
-                label=f"{row.label}, {', '.join(f'{key} {value}' for key, value in words)}",
-                options=row.options | dict(point),
-            )
-        )
-    return variants
+        words = [(option, _shown(getattr(options, option))) for option in axes]
+        key = f"{row.key}[{','.join(f'{option}={value}' for option, value in words)}]"
+        label = f"{row.label}, {', '.join(f'{option} {value}' for option, value in words)}"
+        variants[key] = replace(row, key=key, label=label, options=chosen)
+    return list(variants.values())
 
 
 def _shown(value: Any) -> str:
@@ -261,7 +272,7 @@ def _shown(value: Any) -> str:
 
 
 def _cell(request: TableRequest, row: Row, task: Task) -> Cell:
-    """A cell of seed 0; a trial is of seed 0 too, whatever the table's seeds are."""
+    """A cell of seed 0. Its trials have seed 0 too, whatever the table's seeds are."""
     spec, profile = request.spec, request.profile
     backbone = profile.backbones.get(row.backbone, row.backbone)
     if row.method not in methods.names():

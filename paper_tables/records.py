@@ -1,7 +1,7 @@
 """The records of a results folder, read once and sorted: done, failed, or kept apart.
 
-Kept apart, with the reason in one line, and never counted in a table: a file that is damaged, of
-another schema, a duplicate, or whose config is not what its run id stands for.
+A file that is damaged, of another schema, a duplicate, or whose config does not give its run id is
+kept apart, with the reason in one line: no table counts it.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..benchmarks.record import RecordError, Results, RunRecord
 
-# run id -> what is another now than when it was made: "methods/lora.py", "weights", "pixels"
+# run id -> what has changed since the run was made: "methods/lora.py", "weights", "pixels"
 Outdated = dict[str, tuple[str, ...]]
 
 

@@ -15,9 +15,9 @@ import jinja2
 import pandas as pd
 
 from . import figures, output, specs, stats, views
-from .records import Records
+from .records import Outdated, Records
 from .specs import Profile
-from .table import Table
+from .table import Table, outdated_code
 
 TEMPLATE = Path(__file__).with_name("report.html")
 COST_NOTE = """Medians over the runs of a row on one device; memory is the largest peak; FLOPs are
@@ -47,7 +47,7 @@ def render(profile: Profile, records: Records) -> str:
 
 
 def _table(table: Table, records: Records) -> dict[str, Any]:
-    """What the template needs of a table: `compare` has every column, so it leads."""
+    """What the template needs of a table; from its view `compare`, which has every column."""
     both = views.sheet(table, "compare")
     lines = {
         label: dict(zip(group.index.get_level_values(1), range(len(group)), strict=True))
@@ -58,21 +58,21 @@ def _table(table: Table, records: Records) -> dict[str, Any]:
     tasks = table.long[table.long["kind"] == "task"]
     first = {both.text.index[i][0] for i in both.breaks}
     rows = []
-    for label, places in lines.items():
+    for label, line_of in lines.items():
         text, marks = both.text.loc[label], both.marks.loc[label]
         cells = []
         for j, column in enumerate(columns):
             cell = numbers[label, *column]
             cells.append(
                 {
-                    "text": {w: text.iat[places[w], j] if w in places else "" for w in LINES},
-                    "mark": {w: marks.iat[places[w], j] if w in places else "" for w in LINES},
+                    "text": {w: text.iat[line_of[w], j] if w in line_of else "" for w in LINES},
+                    "mark": {w: marks.iat[line_of[w], j] if w in line_of else "" for w in LINES},
                     "key": {w: _key(getattr(cell, w)) for w in LINES},
                     "title": _hint(cell),
                 }
             )
         rows.append({"label": label, "first": label in first, "cells": cells})
-    over = [(key, len(list(own))) for key, own in groupby(column[0] for column in columns)]
+    over = [(key, len(list(same))) for key, same in groupby(column[0] for column in columns)]
     over = [("" if name in views.UNNAMED else name.capitalize(), span) for name, span in over]
     drawn = figures.all_of(table)
     images = [(stem, _image(figure), caption) for stem, (figure, caption) in drawn.items()]
@@ -112,9 +112,9 @@ def _hint(cell: Any) -> str:
 
 def _missing(tasks: pd.DataFrame) -> list[str]:
     lines = []
-    for label, own in tasks[tasks["ours"].isna()].groupby("label", sort=False):
-        some = ", ".join(own["heading"]) if len(own) < 8 else "see the table"
-        lines.append(f"{label}: {len(own)} cells ({some})")
+    for label, missing in tasks[tasks["ours"].isna()].groupby("label", sort=False):
+        which = ", ".join(missing["heading"]) if len(missing) < 8 else "see the table"
+        lines.append(f"{label}: {len(missing)} cells ({which})")
     return lines
 
 
@@ -136,19 +136,35 @@ def _frames(built: list[Table], scored: list[Table], records: Records) -> list[d
         ]
     )
     apart = [{"file": name, "reason": reason} for name, reason in records.apart.items()]
+    marked = [(run_id, views.DIRTY, "code not committed") for run_id in records.dirty]
+    marked += [
+        (run_id, views.OUTDATED, f"made with another {', '.join(what)}")
+        for run_id, what in _outdated([*built, *scored], records).items()
+    ]
     apart += [
-        {"file": f"{run_id}.json", "reason": f"counted, marked {views.DIRTY}: code not committed"}
-        for run_id in records.dirty
+        {"file": f"{run_id}.json", "reason": f"counted, marked {mark}: {why}"}
+        for run_id, mark, why in marked
     ]
     return [
         _frame("Costs", COST_NOTE, costs[costs["runs"] > 0]),
         _frame("Tests over tasks", PAIRS_NOTE, pairs),
         _frame("Selection optimism", OPTIMISM_NOTE, optimism[optimism["runs"] > 0]),
         _frame("Failures", "Runs that ended with an error.", failed),
-        _frame("Kept apart or marked", "Records with something to say.", pd.DataFrame(apart)),
+        _frame(
+            "Kept apart or marked",
+            "Records that no table counts, and those that are counted and marked.",
+            pd.DataFrame(apart),
+        ),
         _frame("Provenance", "Code, versions and devices of the finished runs.", _made(records)),
         _frame("Recipes", "Whose settings the rows are trained with.", _recipes(built)),
     ]
+
+
+def _outdated(tables: list[Table], records: Records) -> Outdated:
+    changed: Outdated = {}
+    for table in tables:
+        changed |= outdated_code(table.cells, records)
+    return changed
 
 
 WHICH = ("task", "method", "backbone", "seed")
@@ -165,7 +181,7 @@ def _frame(title: str, note: str, frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> tuple[str, str, bool]:
-    """What a value sorts by, how it is shown, and whether it is words."""
+    """A value's sort key, its text, and whether it is words."""
     if isinstance(value, str):
         return value, value, True
     if value is None or value != value:
@@ -174,7 +190,7 @@ def _shown(value: Any) -> tuple[str, str, bool]:
 
 
 def _made(records: Records) -> pd.DataFrame:
-    """How many runs of which code on which device."""
+    """The number of runs by code, versions and device."""
     keys = ("git_commit", "torch", "timm", "python", "device", "precision", "data_variant")
     counts: Counter = Counter()
     for record in records.done.values():
@@ -186,9 +202,9 @@ def _made(records: Records) -> pd.DataFrame:
 
 
 def _recipes(built: list[Table]) -> pd.DataFrame:
-    found = {
+    sources = {
         (table.spec.name, cell.row.label, cell.source or cell.reason): None
         for table in built
         for cell in table.cells
     }
-    return pd.DataFrame(list(found), columns=["table", "row", "recipe"])
+    return pd.DataFrame(list(sources), columns=["table", "row", "recipe"])

@@ -28,8 +28,8 @@ LABELS = {
 class Score:
     """A cell's number: mean over its seeds in percent, their spread, and what it is made of.
 
-    value is NaN while a seed is missing; std is NaN with fewer than two seeds. values: those of the
-    seeds that are there, in order.
+    value is NaN while a seed is missing; std is NaN with fewer than two seeds. values are those of
+    the seeds that are there, in order.
     """
 
     value: float
@@ -68,8 +68,8 @@ Read = Callable[[str], RunRecord | None]  # a run's record by its id, None where
 def winner(trials: Sequence[RunConfig], read: Read) -> RunConfig | None:
     """The trial with the best accuracy on the validation images; None while one is not done.
 
-    Of equal ones that with the smaller learning rate, then the smaller weight decay, then the first
-    of the grid. A trial that diverged has lost; one that failed for another reason is not done.
+    Ties go to the smaller learning rate, then to the smaller weight decay, then to the first in the
+    grid. A trial that diverged has lost; one that failed for another reason is not done.
     """
     ranked = []
     for position, trial in enumerate(trials):

@@ -55,7 +55,7 @@ class Row:
 class Spec:
     """One table; `columns` is "tasks" or "groups" (only their means are printed).
 
-    tasks: the benchmark's tasks that it is about; none: all of them. ticks: options of the rows,
+    tasks: the benchmark's tasks that it is about; empty: all of them. ticks: options of the rows,
     true or false, that LaTeX shows as columns in place of labels.
     """
 
@@ -132,7 +132,7 @@ def spec(name: str) -> Spec:
                     f"{path}: row {key}: unknown key {name_!r}; {nearest(name_, allowed)}"
                 )
         rows[key] = Row(**({"key": key} | defaults | values))
-        _check_counting(rows[key], content.get("benchmark"), f"{path}: row {key}")
+        _check_counting(rows[key], str(content.get("benchmark")), f"{path}: row {key}")
     try:
         return Spec(name=path.stem, rows=rows, **content)
     except TypeError as error:
@@ -163,8 +163,8 @@ def _check_counting(row: Row, benchmark: str, where: str) -> None:
     """Check what a row says about its printed number of parameters."""
     for name, valid in (("params", COUNTED), ("setting", SETTINGS)):
         if getattr(row, name) not in valid:
-            found, expected = getattr(row, name), " or ".join(valid)
-            raise ConfigError(f"{where}: {name}: found {found!r}, expected {expected}")
+            value, expected = getattr(row, name), " or ".join(valid)
+            raise ConfigError(f"{where}: {name}: found {value!r}, expected {expected}")
     if not row.audit:
         return
     if len(row.audit) > 1 or not all(isinstance(mix, dict) for mix in row.audit.values()):
@@ -175,10 +175,10 @@ def _check_counting(row: Row, benchmark: str, where: str) -> None:
             methods.options(row.method, row.options | {option: value})
     except methods.MethodError as error:
         raise ConfigError(f"{where}: audit: {error}") from None
-    found, expected = list(mixture.values()), len(tasks.select(benchmark, None))
-    if not all(type(count) is int for count in found) or sum(found) != expected:
-        found = " + ".join(map(str, found))
-        raise ConfigError(f"{where}: audit: {option}: found {found} tasks, expected {expected}")
+    counts, size = list(mixture.values()), len(tasks.select(benchmark, None))
+    if not all(type(count) is int for count in counts) or sum(counts) != size:
+        given = " + ".join(map(str, counts))
+        raise ConfigError(f"{where}: audit: {option}: found {given} tasks, expected {size}")
 
 
 def profile(name: str) -> Profile:

@@ -36,16 +36,16 @@ def pairs(table: Table) -> pd.DataFrame:
         scores = table.by_task(source).dropna()
         for group in dict.fromkeys(groups):
             rows = [row for row in scores.index if groups[row] == group]
-            own = [
+            compared = [
                 _pair(scores.loc[a], scores.loc[b]) | {"a": a, "b": b}
                 for a, b in combinations(rows, 2)
             ]
-            for line, p in zip(own, holm([line["p"] for line in own]), strict=True):
+            for line, p in zip(compared, holm([line["p"] for line in compared]), strict=True):
                 line |= {"table": table.spec.name, "source": source, "p_holm": p}
                 line |= {"rows": group or "main", "tasks": scores.shape[1]}
                 line |= {"seeds": table.seeds if source == "ours" else math.nan}
                 line |= {"least_p": 2.0 ** (1 - scores.shape[1])}
-            lines += own
+            lines += compared
     return pd.DataFrame(lines, columns=PAIRS)
 
 

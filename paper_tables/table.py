@@ -39,7 +39,7 @@ LONG = (
 )
 
 
-# what the runs of a cell must have in common: a record's field -> how people call it
+# what the runs of a cell must have in common: a record's field -> what people call it
 ALIKE = {
     "weights_fingerprint": "weights",
     "data_fingerprint": "pixels",
@@ -47,7 +47,7 @@ ALIKE = {
     "precision": "precision",
     "method_code": "method code",
 }
-OF_A_TASK = ("data_fingerprint",)  # different from task to task as a matter of course
+OF_A_TASK = ("data_fingerprint",)  # always differs between tasks
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Table:
 
     @property
     def name(self) -> str:
-        """Names its files; of a part of a table another name than of the whole."""
+        """The stem of its files: a part of a table has another one than the whole."""
         return self.request.name
 
     @property
@@ -103,9 +103,9 @@ def build(
     """The table of a request from the records.
 
     Args:
-        cells: what `plan(request)` gives, where that is known already.
-        outdated: what is known of records that were made with other inputs than today's, beyond
-            what the method files tell.
+        cells: the plan of the request, if the caller has made it already.
+        outdated: runs that were made with other weights or pixels than today's, if that is known;
+            those of a changed method file are found here.
     """
     spec = request.spec
     cells = select.decide(plan(request) if cells is None else cells, records.get)
@@ -139,7 +139,7 @@ def build(
 
 
 def outdated_code(cells: list[Cell], records: Records) -> Outdated:
-    """The finished runs whose method's files are others now; see methods/registry.py."""
+    """The finished runs whose method's files have changed since; see methods/registry.py."""
     changed: Outdated = {}
     for cell in cells:
         for config in cell.runs:
@@ -172,8 +172,8 @@ def printed_numbers(spec: Spec) -> dict[tuple[str, str], float]:
 def flagged(spec: Spec) -> dict[tuple[str, str], tuple[float, str]]:
     """Printed means that are not the mean of the printed cells: (recomputed, what is known)."""
     frame = pd.read_csv(PRINTED / "flags.csv")
-    own = frame[frame["table"] == spec.name]
-    return {(f.row, f.column): (f.recomputed, f.what) for f in own.itertuples()}
+    of_table = frame[frame["table"] == spec.name]
+    return {(f.row, f.column): (f.recomputed, f.what) for f in of_table.itertuples()}
 
 
 def _title(cells: list[Cell], profile: Profile) -> str:
@@ -255,7 +255,7 @@ def _row_lines(
         mean_of_all = _mean([(everything, 1 / n)])
         line("mean", "mean", "all", f"Mean of {n} tasks", mixed=mixed, **mean_of_all)
     if several:
-        weights = [(own, 1 / len(own) / len(scores)) for own in scores.values()]
+        weights = [(of_group, 1 / len(of_group) / len(scores)) for of_group in scores.values()]
         heading = f"Mean of {len(scores)} groups"
         line("mean_groups", "mean", "all", heading, mixed=mixed, **_mean(weights))
     counts = _millions(by_task, records)
@@ -266,22 +266,24 @@ def _row_lines(
 
 
 def differences(tasks: list[list[RunRecord]]) -> dict[str, dict[str, int]]:
-    """In what the runs behind a number differ though they should not: field -> value -> runs.
+    """What the runs behind a number should have in common but do not: field -> value -> runs.
+
+    What a record does not know is compared with nothing.
 
     Args:
         tasks: the finished runs of each task; of several tasks, pixels are compared within each.
     """
-    found: dict[str, dict[str, int]] = {}
+    differing: dict[str, dict[str, int]] = {}
     for key in ALIKE:
         for group in tasks if key in OF_A_TASK else [[r for task in tasks for r in task]]:
             values = Counter(getattr(r, key) for r in group if getattr(r, key) is not None)
             if len(values) > 1:
-                found[key] = dict(values)
-    return found
+                differing.setdefault(key, {}).update(values)
+    return differing
 
 
 def mixture(tasks: list[list[RunRecord]]) -> str:
-    """The same in words: "weights, precision"."""
+    """The fields of `differences` as people call them: "weights, precision"."""
     return ", ".join(ALIKE[key] for key in differences(tasks))
 
 
@@ -294,29 +296,27 @@ def _mean(parts: list[tuple[list[select.Score], float]]) -> dict[str, Any]:
 
     The spread is that of the means: one mean for every seed, then their standard deviation.
     """
-    scores = [score for own, _ in parts for score in own]
-    found = {
-        "seeds": min(score.seeds for score in scores),
-        "wanted": max(score.wanted for score in scores),
-    }
-    if any(math.isnan(score.value) for score in scores):
-        return found
+    weighted = [(score, weight) for scores, weight in parts for score in scores]
+    seeds = min(score.seeds for score, _ in weighted)
+    values = {"seeds": seeds, "wanted": max(score.wanted for score, _ in weighted)}
+    if any(math.isnan(score.value) for score, _ in weighted):
+        return values
     means = [
-        math.fsum(weight * score.values[seed] for own, weight in parts for score in own)
-        for seed in range(found["seeds"])
+        math.fsum(weight * score.values[seed] for score, weight in weighted)
+        for seed in range(seeds)
     ]
-    return found | {"ours": mean(means), "std": stdev(means) if len(means) > 1 else math.nan}
+    return values | {"ours": mean(means), "std": stdev(means) if len(means) > 1 else math.nan}
 
 
 def _millions(by_task: dict[str, list[Cell]], records: Records) -> dict[str, float]:
     """Trainable parameters in millions, averaged over the tasks; NaN while one has no run."""
-    found = []
-    for own in by_task.values():
-        ids = [cell.config.run_id for cell in own if cell.config]
-        found.append(next((records.done[i] for i in ids if i in records.done), None))
-    if None in found:
+    one_of_each = []
+    for cells in by_task.values():
+        ids = [cell.config.run_id for cell in cells if cell.config]
+        one_of_each.append(next((records.done[i] for i in ids if i in records.done), None))
+    if None in one_of_each:
         return dict.fromkeys(COUNTS, math.nan)
-    return {key: mean(getattr(record, key[:-2]) for record in found) / 1e6 for key in COUNTS}
+    return {key: mean(getattr(record, key[:-2]) for record in one_of_each) / 1e6 for key in COUNTS}
 
 
 def _rank(lines: list[dict[str, Any]], source: str, into: str) -> None:
@@ -325,12 +325,12 @@ def _rank(lines: list[dict[str, Any]], source: str, into: str) -> None:
     for line in lines:
         if line["kind"] in ("task", "group_mean", "mean") and not math.isnan(line[source]):
             columns.setdefault((line["row_group"], line["column"]), []).append(line)
-    for own in columns.values():
-        if len(own) < 2:
+    for compared in columns.values():
+        if len(compared) < 2:
             continue  # best of one says nothing
-        shown = [float(rounded(line[source], 1)) for line in own]
+        shown = [float(rounded(line[source], 1)) for line in compared]
         order = sorted(set(shown), reverse=True)
-        for line, value in zip(own, shown, strict=True):
+        for line, value in zip(compared, shown, strict=True):
             line[into] = order.index(value) + 1
 
 

@@ -58,13 +58,13 @@ def sheet(table: Table, view: str) -> Sheet:
     what = _lines(table, view)
     index, text, marks, breaks = [], [], [], []
     for label in labels:
-        own = [cells[label, *column] for column in columns]
+        of_row = [cells[label, *column] for column in columns]
         for name in what:
-            line = [_text(c, name, digits[c.column_group, c.heading]) for c in own]
-            line += [_seeds(own, name)] if view == "compare" else []
+            line = [_text(c, name, digits[c.column_group, c.heading]) for c in of_row]
+            line += [_seeds(of_row, name)] if view == "compare" else []
             index.append((label, name))
             text.append(line)
-            marks.append([_mark(c, name) for c in own] + [""] * (len(line) - len(own)))
+            marks.append([_mark(c, name) for c in of_row] + [""] * (len(line) - len(of_row)))
         following = labels[labels.index(label) + 1 :][:1]
         if following and groups[following[0]] != groups[label]:
             breaks.append(len(text))
@@ -88,22 +88,37 @@ def numbers(table: Table, view: str = "compare") -> dict[tuple[str, str, str], A
 
 
 def _shown(table: Table, view: str) -> pd.DataFrame:
-    """The long lines of the columns that the view has."""
+    """The lines of the long table that the view shows."""
     kinds = ["group_mean", "mean", "params"]
     if table.spec.columns == "tasks" or not (table.long["kind"] == "group_mean").any():
         kinds.append("task")
     shown = table.long[table.long["kind"].isin(kinds)]
-    if view == "printed":  # what the paper does not print at all is no missing cell
+    if view == "printed":  # a column that the paper does not have is not missing
         shown = shown[shown.groupby("column")["printed"].transform("count") > 0]
     if table.spec.columns == "groups":
         tasks = table.long[table.long["kind"] == "task"]
         sizes = tasks.groupby("column_group")["column"].nunique()
+        if "task" not in kinds:
+            shown = _marked_by_tasks(shown, tasks)
         of_groups = shown["kind"] == "group_mean"
         names = shown["column_group"].map(lambda g: f"{g.capitalize()} ({sizes.get(g)})")
         shown = shown.assign(
             heading=shown["heading"].mask(of_groups, names),
             column_group=shown["column_group"].mask(of_groups, "all"),
         )
+    return shown
+
+
+def _marked_by_tasks(shown: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
+    """The means with the marks of the tasks behind them, which the view does not show."""
+    shown = shown.copy()
+    group_means, means = shown["kind"] == "group_mean", shown["kind"] == "mean"
+    for key in ("dirty", "outdated"):
+        of_row = tasks.groupby("row")[key].sum()
+        of_group = tasks.groupby(["row", "column_group"])[key].sum()
+        pairs = zip(shown["row"], shown["column_group"], strict=True)
+        counts = pd.Series([of_group.get(pair) for pair in pairs], index=shown.index)
+        shown[key] = shown[key].mask(group_means, counts).mask(means, shown["row"].map(of_row))
     return shown
 
 
@@ -120,7 +135,7 @@ def _columns(shown: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def _digits(shown: pd.DataFrame, column: tuple[str, str]) -> int:
-    """One; for parameters two as in the paper, four where that would print 0.00 (the demo)."""
+    """One digit; for parameters two as in the paper, or four where two print 0.00 (the demo)."""
     if column[1] != PARAMS:
         return 1
     return 2 if (shown.loc[shown["heading"] == PARAMS, "ours"].dropna() >= 0.02).all() else 4
@@ -133,8 +148,8 @@ def _lines(table: Table, view: str) -> list[str]:
     return [name for name in names if name != "std" or table.seeds > 1]
 
 
-def _text(cell, name: str, digits: int) -> str:
-    """A cell of a line; only ours can be missing, the paper's numbers are there or not its own."""
+def _text(cell: Any, name: str, digits: int) -> str:
+    """A cell of a line; a dash where ours is missing, nothing where the paper prints no number."""
     value = getattr(cell, name)
     if value != value:
         return MISSING if name == "ours" else ""
@@ -148,26 +163,26 @@ def _text(cell, name: str, digits: int) -> str:
     return text
 
 
-def _mark(cell, name: str) -> str:
-    rank = {"ours": cell.rank, "printed": cell.printed_rank}.get(name)
-    return BEST.get(rank, "")
+def _mark(cell: Any, name: str) -> str:
+    ranks = {"ours": cell.rank, "printed": cell.printed_rank}
+    return BEST.get(ranks.get(name, 0), "")
 
 
 def _seeds(cells: list, name: str) -> str:
-    """How many seeds the row's cells have, of how many; on the first of its lines."""
+    """How many seeds the row's cells have, and should have; only on the row's first line."""
     if name != "ours":
         return ""
     cells = [cell for cell in cells if cell.wanted == cell.wanted]
     low, high = min(c.seeds for c in cells), max(c.seeds for c in cells)
     wanted = max(c.wanted for c in cells)
-    found = f"{low:.0f}" if low == high else f"{low:.0f}-{high:.0f}"
-    return found if low == wanted else f"{found} of {wanted:.0f}"
+    done = f"{low:.0f}" if low == high else f"{low:.0f}-{high:.0f}"
+    return done if low == wanted else f"{done} of {wanted:.0f}"
 
 
 def _notes(table: Table, view: str, shown: pd.DataFrame) -> list[str]:
     notes = list(table.notes)
-    if view == "printed":  # nothing about ours
-        notes = notes[:-1]
+    if view == "printed":
+        notes = notes[:-1]  # the last one is about ours
     else:
         tasks = table.long[table.long["kind"] == "task"]
         missing, failed = int(tasks["ours"].isna().sum()), int(tasks["failed"].sum())
@@ -191,13 +206,13 @@ def _notes(table: Table, view: str, shown: pd.DataFrame) -> list[str]:
 
 def _mixed(shown: pd.DataFrame) -> list[str]:
     """A note that names the cells whose runs differ in what they should have in common."""
-    cells = shown[shown["mixed"] != ""]
+    cells = shown[(shown["mixed"] != "") & shown["ours"].notna()]
     if cells.empty:
         return []
-    rows = [
-        f"{label} in {', '.join(dict.fromkeys(', '.join(own['mixed']).split(', ')))}"
-        for label, own in cells.groupby("label", sort=False)
-    ]
+    rows = []
+    for label, of_row in cells.groupby("label", sort=False):
+        what = dict.fromkeys(", ".join(of_row["mixed"]).split(", "))
+        rows.append(f"{label} in {', '.join(what)}")
     return [f"{MIXED}: averages runs that differ: {'; '.join(rows)}."]
 
 
@@ -260,7 +275,7 @@ def show(sheet: Sheet, console: Console) -> None:
             grid.add_section()
     console.print()
     console.print(grid)
-    console.print(" ".join(sheet.notes), style="dim")
+    console.print(" ".join(sheet.notes), style="dim", markup=False)
     if narrow:
         console.print("The terminal is narrow: every column is in the files.", style="dim")
 

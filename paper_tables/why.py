@@ -24,7 +24,8 @@ def why(request: TableRequest, column: str, records: Records) -> str:
     built = build(request, records)
     cells, long = built.cells, built.long
     asked = column.lower()
-    lines_of = long[(long["heading"].str.lower() == asked) | (long["column"].str.lower() == asked)]
+    by_key, by_heading = (long[long[key].str.lower() == asked] for key in ("column", "heading"))
+    lines_of = by_heading if by_key.empty else by_key  # every group has a mean headed "Mean"
     if lines_of.empty:
         names = list(dict.fromkeys([*long["heading"], *long["column"]]))
         raise ConfigError(
@@ -69,7 +70,7 @@ def _settings(config: RunConfig) -> list[str]:
 
 
 def _pairs(values: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> str:
-    """Keys with values; where `chosen` is given, what is not in it is marked as a default."""
+    """Keys with values; if `chosen` is given, what is not in it is marked as a default."""
     shown = {
         key: ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         for key, value in values.items()
@@ -79,16 +80,20 @@ def _pairs(values: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -
 
 
 def _differing(cells: list[Cell], records: Records) -> list[str]:
-    """A line for everything that the runs should have in common and have not."""
+    """A line for everything that the runs should have in common but do not."""
     tasks: dict[str, list[RunRecord]] = {}
     for cell in cells:
         if cell.config and cell.config.run_id in records.done:
             tasks.setdefault(cell.task.name, []).append(records.done[cell.config.run_id])
     lines = []
     for key, values in differences(list(tasks.values())).items():
-        counted = ", ".join(f"{value[:20]} ({n} runs)" for value, n in values.items())
+        counted = ", ".join(f"{value[:20]} ({_runs(n)})" for value, n in values.items())
         lines.append(f"differs  {views.MIXED} {ALIKE[key]}: {counted}")
     return lines
+
+
+def _runs(n: int) -> str:
+    return f"{n} run{'s' * (n != 1)}"
 
 
 def _number(value: float, digits: int) -> str:

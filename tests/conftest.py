@@ -6,12 +6,20 @@ from pathlib import Path
 import pytest
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # float32 and equal bits on a machine with a GPU too
+os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests type; see below
 
 import torch
-from rlrr_bench.benchmarks.config import Recipe, RunConfig
 from samples import SMALL, write_task
 
+from rlrr_bench.benchmarks.config import Recipe, RunConfig
+
 torch.set_num_threads(1)  # bit-equal results, and test processes side by side
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep one thread: a sweep in this process (--cluster debug) takes all cores, for good."""
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
 
 
 @pytest.fixture

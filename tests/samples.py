@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import zlib
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
 from rlrr_bench.benchmarks import tasks
 from rlrr_bench.benchmarks.data import FILES, Listing, read_list
 
@@ -90,16 +92,35 @@ def write_benchmarks(
 
     Returns the task table with these lengths.
     """
-    table = {
-        benchmark: {name: scaled(task, scale) for name, task in own.items()}
-        for benchmark, own in tasks.benchmarks().items()
+    return {
+        benchmark: write_benchmark(root, benchmark, None, scale, pixels, fgvc, suffix)
+        for benchmark in tasks.benchmarks()
         if benchmark != "demo"
     }
-    for task in table["vtab-1k"].values():
-        write_vtab(root, task, pixels, suffix)
-    for task in table["fgvc"].values():
-        write_fgvc(root, task, pixels, fgvc)
-    table["cifar100"]["cifar100"] = write_cifar(root, table["cifar100"]["cifar100"])
+
+
+def write_benchmark(
+    root: Path,
+    benchmark: str,
+    names: Collection[str] | None = None,
+    scale: float = 0.002,
+    pixels: int = 12,
+    fgvc: str = "vpt",
+    suffix: str = "jpg",
+) -> dict[str, tasks.Task]:
+    """One benchmark of `write_benchmarks`, or some tasks of it."""
+    table = {
+        name: scaled(task, scale)
+        for name, task in tasks.benchmarks()[benchmark].items()
+        if names is None or name in names
+    }
+    for name, task in table.items():
+        if benchmark == "vtab-1k":
+            write_vtab(root, task, pixels, suffix)
+        elif benchmark == "fgvc":
+            write_fgvc(root, task, pixels, fgvc)
+        else:
+            table[name] = write_cifar(root, task)
     return table
 
 
@@ -121,8 +142,9 @@ def write_vtab(root: Path, task: tasks.Task, pixels: int, suffix: str) -> None:
         parts = ("train", "val") if split == "trainval" else (split,)
         lines = []
         for part in parts:
-            found = noise(PAIRS.get(task.name, task.name) + part, task.sizes[part], pixels, pixels)
-            for image, label in zip(found, labels_of(task, part), strict=True):
+            seed = PAIRS.get(task.name, task.name) + part
+            pictures = noise(seed, task.sizes[part], pixels, pixels)
+            for image, label in zip(pictures, labels_of(task, part), strict=True):
                 name = f"images/{FILES[split]}/{len(lines):06d}.{suffix}"
                 Image.fromarray(image).save(folder / name)
                 lines.append(f"{name} {label}")
@@ -134,9 +156,9 @@ def write_fgvc(root: Path, task: tasks.Task, pixels: int, layout: str) -> None:
     spelled, prefix, key = FGVC[layout][task.name]
     folder, number, merged = root / task.benchmark / spelled, 0, {}
     for split in ("train", "val", "test"):
-        found = noise(task.name + split, task.sizes[split], pixels, pixels + 5)
+        pictures = noise(task.name + split, task.sizes[split], pixels, pixels + 5)
         listed = {}
-        for image, label in zip(found, labels_of(task, split), strict=True):
+        for image, label in zip(pictures, labels_of(task, split), strict=True):
             number += 1
             name = key.format(c=label, i=number)
             path = folder / (prefix + name)
@@ -167,7 +189,7 @@ def read(root: Path, split: str = "trainval") -> Listing:
     return read_list(root, tasks.get("demo", "digits"), split, smoke=True)
 
 
-def edit(root: Path, change) -> Path:
+def edit(root: Path, change: Callable[[list[str]], bytes]) -> Path:
     """Apply `change` to the lines of the trainval list; returns the list file."""
     file = root / "demo" / "digits" / "train800val200.txt"
     file.write_bytes(change(file.read_text().splitlines()))

@@ -1,5 +1,7 @@
 """Small backbones with random weights, and every method with some options, for the tests here."""
 
+from collections.abc import Iterable
+
 import pytest
 import torch
 from timm.models import SwinTransformer, VisionTransformer
@@ -70,7 +72,7 @@ def adapted(kind: str, name: str, options: dict, dtype=torch.float32, seed: int 
 
 
 def perturb(model: torch.nn.Module, size: float = 0.05) -> torch.nn.Module:
-    """Moves every trained tensor, so that none is zero; returns the model."""
+    """Move every trained tensor, so that none is zero; returns the model."""
     source = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -99,9 +101,13 @@ def with_weights(
     return plain(X)
 
 
-def _cases() -> tuple[list, list]:
+def cases(names: Iterable[str]) -> tuple[list, list]:
+    """(kind, method, options) for every method, kind of backbone and variant.
+
+    Returns the cases that attach, and those that the method refuses.
+    """
     supported, refused = [], []
-    for name in methods.names():
+    for name in names:
         for options in ({}, *VARIANTS.get(name, [])):
             for kind in ("vit", "swin"):
                 label = ",".join(f"{k}={v}" for k, v in options.items())
@@ -114,6 +120,6 @@ def _cases() -> tuple[list, list]:
     return supported, refused
 
 
-SUPPORTED, REFUSED = _cases()
+SUPPORTED, REFUSED = cases(methods.names())
 
 X = images(dtype=torch.float64)

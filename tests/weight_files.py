@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rlrr_bench.benchmarks.backbones import BackboneError
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
+
+from rlrr_bench.benchmarks.backbones import BackboneError
 
 VIT = "vit_demo_patch8_32.shapes"
 SWIN = "swin_demo_patch4_window4_32.shapes"
@@ -22,7 +23,10 @@ def npz_arrays(
     rng = np.random.default_rng(seed)
 
     def draw(*shape):
-        return rng.standard_normal(shape, dtype=np.float32) * np.float32(0.2)
+        numbers = rng.random(shape, dtype=np.float32)  # much faster than normal ones
+        numbers -= np.float32(0.5)
+        numbers *= np.float32(0.7)  # a standard deviation of 0.2
+        return numbers
 
     def dense(name, *shape):
         bias = shape[-1:] if len(shape) == 2 or name.endswith("out") else shape[1:]

@@ -11,7 +11,7 @@ import torch
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured. rounds: how often compared things take turns; methods: which of them."""
+    """What to measure. rounds: how often the compared runs take turns; methods: which ones."""
 
     backbone: str
     batch: int
@@ -21,7 +21,7 @@ class Setup:
 
     @property
     def pixels(self) -> int:
-        """Of the backbone's input."""
+        """The side of the backbone's input."""
         return timm.get_pretrained_cfg(self.backbone).input_size[-1]
 
 
@@ -76,5 +76,5 @@ def interleaved(
 
 
 def ratio(times: dict[str, list[float]], name: str, over: str) -> float:
-    """The median over the rounds of the two times' ratio in that round."""
+    """The median over the rounds of the ratio of two times in a round."""
     return statistics.median(a / b for a, b in zip(times[name], times[over], strict=True))

@@ -1,4 +1,4 @@
-"""What was measured, in the terminal and as CSV."""
+"""Shows measurements in the terminal and writes them as CSV."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ def show(lines: list[Measurement], machine: dict[str, str], console: Console) ->
 
 
 def save(lines: list[Measurement], machine: dict[str, str], folder: Path) -> Path:
-    """Write the lines as CSV, a file a machine and backbone; returns its path."""
+    """Write the lines as CSV, one file per machine and backbone; returns its path."""
     words = f"{machine['device']} {machine['backbone']} {machine['batch']}".replace(",", "")
     path = folder / f"{words.replace(' ', '-')}.csv"
     text = io.StringIO()

@@ -26,7 +26,7 @@ HALF = Pixels((0.5,) * 3, (0.5,) * 3)
 
 
 def frozen(setup: Setup) -> list[Measurement]:
-    """100 epochs with kept features, and without: there all epochs are alike, so 5 are timed."""
+    """100 epochs with kept features and without; without, all epochs cost the same: 5 are timed."""
     device = setup.device
     size = setup.pixels
     rng = np.random.default_rng(0)
@@ -51,10 +51,10 @@ def frozen(setup: Setup) -> list[Measurement]:
 
 
 def phases(setup: Setup) -> list[Measurement]:
-    """Two runs of the harness in one process; the second is the one of a pack.
+    """Two runs of the harness in one process; the second stands for the later runs of a pack.
 
-    A run on the CPU has few images; what it would take with 1000 of them, 100 epochs and 10,000
-    test images is computed from its pace.
+    On a CPU a run has few images, and its pace gives the time of one with 1000 training images,
+    100 epochs and 10,000 test images.
     """
     device = setup.device
     images = (1000, 10_000) if device.type == "cuda" else (4 * setup.batch, 4 * setup.batch)
@@ -80,11 +80,11 @@ def _split(
     setup: Setup,
 ) -> list[Measurement]:
     device = setup.device
-    trained = record.seconds_train * 1000 * EPOCHS / (images[0] * epochs)
-    scored = record.seconds_evaluate * 10_000 / images[1]
-    start, data = record.seconds_startup, record.seconds_data
-    known = start + data + record.seconds_train + record.seconds_evaluate
-    rest = record.seconds_total - known
+    keys = ("startup", "data", "train", "evaluate", "total")
+    start, data, train, evaluate, total = (getattr(record, f"seconds_{key}") for key in keys)
+    trained = train * 1000 * EPOCHS / (images[0] * epochs)
+    scored = evaluate * 10_000 / images[1]
+    rest = total - start - data - train - evaluate
     whole = start + data + trained + scored + rest
     model = build(method, setup.backbone, device)
     size = record.config.recipe.batch_size
@@ -97,24 +97,24 @@ def _split(
     times = interleaved({"step": step, "data": lambda: feed(batch, draws)}, setup.rounds, device)
     middle = {name: statistics.median(values) for name, values in times.items()}
     steps = images[0] * epochs / size
-    outside = max(0.0, 1 - middle["step"] * steps / record.seconds_train)
+    outside = max(0.0, 1 - middle["step"] * steps / train)
     share = (data + middle["data"] * 1000 * EPOCHS / size) / whole
     gpu = device.type == "cuda"
-    found = [
+    lines = [
         Measurement(f"{method} run: start-up, second of a pack", "seconds", start, 0.5),
         Measurement(f"{method} run: data, warm cache", "share of a run", share, 0.05),
         Measurement(f"{method} run: training outside the step", "share", outside, 0.05),
     ]
     for phase, seconds in (("train", trained), ("score", scored), ("rest", rest)):
-        found.append(Measurement(f"{method} run: {phase}", "share of a run", seconds / whole))
-    found.append(
+        lines.append(Measurement(f"{method} run: {phase}", "share of a run", seconds / whole))
+    lines.append(
         Measurement(f"{method} run: 100 epochs, 10k tested", "seconds", whole, 60 if gpu else None)
     )
-    return found
+    return lines
 
 
 def grid(setup: Setup) -> list[Measurement]:
-    """Runs an hour when one process does the demo's rows on one task, one after another."""
+    """Runs per hour when one process does the demo's rows on one task, one after another."""
     device = setup.device
     with tempfile.TemporaryDirectory() as name:
         write_tasks(Path(name))
@@ -132,7 +132,7 @@ def grid(setup: Setup) -> list[Measurement]:
 
 
 def _done(record: RunRecord) -> RunRecord:
-    """The record of a run that must not fail."""
+    """The record itself; the bench stops if its run failed."""
     if not record.done:
         raise SystemExit(record.error)
     return record

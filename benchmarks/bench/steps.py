@@ -51,7 +51,7 @@ def build(name: str, backbone: str, device: torch.device) -> nn.Module:
 
 
 def stepper(name: str, model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """A function that does one training step (or a floor's part of one) and waits for it."""
+    """A function that does one training step, or the part of a step that a floor consists of."""
     device = x.device
     if name == "forward":
 
@@ -82,7 +82,7 @@ def stepper(name: str, model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], N
 
 
 def steps(setup: Setup) -> list[Measurement]:
-    """Training steps over their floors. A method's model is made for its turns and then dropped."""
+    """Training steps over their floors. A method's model exists only while it is measured."""
     device = setup.device
     size = setup.pixels
     x = torch.randn(setup.batch, 3, size, size, device=device)
@@ -158,6 +158,7 @@ def forward(model: nn.Module, x: Tensor) -> None:
 
 def memory(setup: Setup) -> list[Measurement]:
     """Peak memory of a process that trains two steps: resident on a CPU, allocated on a GPU."""
+    # each in a process of its own, because a peak never goes down
     device = setup.device
 
     def peak(name: str) -> float:

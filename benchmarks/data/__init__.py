@@ -6,7 +6,7 @@ cache.py    decoded pixels on disk, shared by all runs and processes
 check.py    `rlrr-bench data check DIR`
 """
 
-from .cache import Split, current_fingerprint, load
+from .cache import Split, current_fingerprint, open_split
 from .decode import View
 from .lists import FILES, DataError, Listing, check_files, read_list
 from .rows import Images
@@ -20,6 +20,6 @@ __all__ = [
     "View",
     "check_files",
     "current_fingerprint",
-    "load",
+    "open_split",
     "read_list",
 ]

@@ -4,14 +4,14 @@
     CACHE/<view>/lists/<list>-<stamp>.npz             which rows make a split, and its fingerprint
 
 A split is rows of one or more segments, so tasks that show the same images (CLEVR, dSprites and
-SmallNORB come in pairs) and splits that repeat each other (train800val200) share them. Rows are
-found by the content of the image file. So that a warm start need not read 73,728 files to know
-their content, lists/ remembers it under a stamp: names, sizes and times of the files. A file that
-was written less than two seconds ago is not trusted to a stamp, for it may be written again within
-the resolution of its clock.
+SmallNORB come in pairs) and splits that repeat each other (train800val200) share rows. The content
+of an image file identifies its row. To spare a warm start reading 73,728 files, lists/ remembers
+the content under a stamp: names, sizes and times of the files. A list with a file that was written
+less than two seconds ago gets no stamp, because the file may change again without its time
+changing.
 
 Segments and lists are written under another name and renamed: readers see all or nothing. A lock
-spares a second builder the work; where the file system has none, both build the same.
+spares a second builder the work; on a file system without locks both build the same.
 """
 
 import fcntl
@@ -41,9 +41,11 @@ FORMAT = 2  # part of the folder's name: raise it when decoding or the files' la
 RACY_NS = 2_000_000_000
 LISTS = "lists"
 DRAFT = ".building-"
-# what a cut or overwritten file gives; not any OSError, for a disk's hiccup must not cost a cache
+# what reading a truncated or overwritten file raises; not every OSError, since a disk's hiccup must
+# not delete a cache
 DAMAGE = (FileNotFoundError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile)
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 Progress = Callable[[int, int], None]
 
 
@@ -61,7 +63,7 @@ class Split:
     variant: str
 
 
-def load(
+def open_split(
     root: Path,
     task: Task,
     split: str,
@@ -71,14 +73,14 @@ def load(
     smoke: bool = False,
     progress: Progress | None = None,
 ) -> Split:
-    """A split, decoded; from the cache (default DATA/.cache) as far as it is there and complete.
+    """A split, decoded. What the cache (default DATA/.cache) lacks is decoded and added to it.
 
     Args:
-        view: how the images are seen.
+        view: how the images are resized and cut.
         progress: called now and then with (images done, images) while the cache is built.
 
     Raises:
-        DataError: see `read_list`, `check_files` and `decode`; or the cache cannot be written.
+        DataError: see `read_list`, `check_files` and `decode`, or the cache cannot be written.
     """
     listing = read_list(root, task, split, smoke)
     labels = np.asarray(listing.labels, dtype=np.int64)
@@ -87,30 +89,31 @@ def load(
     home = view_folder(cache or root / ".cache", view)
     entry = home / LISTS / f"{task.benchmark}-{task.name}-{split}-{stamp}.npz"
     try:
-        found = _open_entry(home, entry)
-        if found is None:
+        cached = _open_entry(home, entry)
+        if cached is None:
             entry.parent.mkdir(parents=True, exist_ok=True)
             with _lock(home):
-                found = _open_entry(home, entry)
-                if found is None:
+                cached = _open_entry(home, entry)  # another process may have built it meanwhile
+                if cached is None:
                     trusted = time.time_ns() - newest > RACY_NS
-                    made = _build(home, listing, view, progress)
-                    found = _open_rows(home, made)
+                    rows = _build(home, listing, view, progress)
+                    cached = _open_rows(home, rows)
                     if trusted:
-                        _write_npz(entry, **made)
+                        _write_npz(entry, **rows)
     except OSError as error:
         message = f"the cache cannot be read or written: {error.strerror}"
         raise DataError(f"{home}: {message}") from None
-    images, digests = found
-    return Split(images, labels, fingerprint(labels, digests), variant_of(listing))
+    images, digests = cached
+    return Split(images, labels, pixels_fingerprint(labels, digests), variant_of(listing))
 
 
 def current_fingerprint(
     root: Path, task: Task, split: str, *, cache: Path | None = None, smoke: bool = False
 ) -> str:
-    """The fingerprint that `load` would give, without decoding anything.
+    """The fingerprint that `open_split` would give, without decoding anything.
 
-    From the list's stamp where the cache knows it in any view, else by reading every image file.
+    It takes the digests that the cache has under the list's stamp, in any view; without them it
+    reads every image file.
 
     Raises:
         DataError: see `read_list` and `check_files`.
@@ -121,7 +124,7 @@ def current_fingerprint(
     for entry in (cache or root / ".cache").glob(f"v{FORMAT}-*/{LISTS}/{name}"):
         try:
             with np.load(entry, allow_pickle=False) as file:
-                return fingerprint(np.asarray(listing.labels), file["digests"])
+                return pixels_fingerprint(np.asarray(listing.labels), file["digests"])
         except DAMAGE:
             continue
 
@@ -129,15 +132,17 @@ def current_fingerprint(
         return hashlib.sha256(read_image(listing, number)).digest()
 
     whole = b"".join(in_order(digest, range(len(listing.names))))
-    return fingerprint(np.asarray(listing.labels), np.frombuffer(whole, np.uint8).reshape(-1, 32))
+    return pixels_fingerprint(
+        np.asarray(listing.labels), np.frombuffer(whole, np.uint8).reshape(-1, 32)
+    )
 
 
 def view_folder(cache: Path, view: View) -> Path:
     return cache / f"v{FORMAT}-{view.name}"
 
 
-def fingerprint(labels: np.ndarray, digests: np.ndarray) -> str:
-    """16 hex digits that tell a split's labels and image files from any other's."""
+def pixels_fingerprint(labels: np.ndarray, digests: np.ndarray) -> str:
+    """16 hex digits over a split's labels and the digests of its image files."""
     content = hashlib.sha256(np.asarray(labels, dtype=np.int64).tobytes())
     content.update(np.ascontiguousarray(digests, dtype=np.uint8).tobytes())
     return content.hexdigest()[:16]
@@ -159,7 +164,7 @@ def stamp_of(listing: Listing) -> tuple[str, int]:
 
 
 def read_image(listing: Listing, number: int) -> bytes:
-    """The bytes of an image: of its file, or of its place in a file that several share.
+    """The bytes of an image: a whole file, or its part of a file that several images share.
 
     Raises:
         DataError: the file cannot be read.
@@ -176,7 +181,7 @@ def read_image(listing: Listing, number: int) -> bytes:
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`function` of each item, in order, by a few threads that are never far ahead."""
+    """`function` of each item, in order, by a few threads that run only a little ahead."""
     workers = min(16, os.cpu_count() or 1)
     waiting: deque = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -199,9 +204,9 @@ def segments_of(home: Path) -> list[Path]:
 def _build(
     home: Path, listing: Listing, view: View, progress: Progress | None
 ) -> dict[str, np.ndarray]:
-    """Read every image of the list, decode those that no segment has, and write them as one.
+    """Read every image of the list, decode those that no segment has, write these as a new segment.
 
-    Returns the entry: names of the segments; for each image its segment's number, row and digest.
+    Returns the list's entry: names of its segments; each image's segment number, row and digest.
     """
     names = [folder.name for folder in segments_of(home)]
     known: dict[bytes, tuple[int, int]] = {}
@@ -228,7 +233,7 @@ def _build(
         with (draft / "pixels.bin").open("wb") as file:
             for digest, image in in_order(work, range(total)):
                 order.append(digest)
-                if digest not in known:
+                if digest not in known and image is not None:
                     known[digest] = (len(names), len(new))
                     new.append(digest)
                     shapes.append(image.shape[:2])
@@ -250,7 +255,7 @@ def _build(
 
 
 def _finish(home: Path, draft: Path, new: list[bytes], shapes: list[tuple[int, int]]) -> str:
-    """Give a draft its name, which is a hash of what it holds; returns the name."""
+    """Rename a draft to a hash of what it holds; returns that name."""
     digests = b"".join(new)
     name = hashlib.sha256(digests).hexdigest()[:16]
     np.savez(
@@ -268,13 +273,14 @@ def _finish(home: Path, draft: Path, new: list[bytes], shapes: list[tuple[int, i
 
 
 def _digests(folder: Path) -> list[bytes]:
-    """Digests of a segment's rows; none, and no segment any more, if it is damaged."""
+    """Digests of a segment's rows; a damaged segment is removed and has none."""
     if _open_segment(folder) is None:
         return []
     return [digest.tobytes() for digest in Segment.digests(folder)]
 
 
 def _open_segment(folder: Path) -> Segment | None:
+    """A segment; None, and the folder is removed, if it is damaged."""
     try:
         return Segment(folder)
     except DAMAGE:
@@ -283,8 +289,10 @@ def _open_segment(folder: Path) -> Segment | None:
 
 
 def _open_rows(home: Path, entry: Any) -> tuple[Images, np.ndarray]:
-    segments = [_open_segment(home / str(name)) for name in entry["segments"]]
-    if None in segments:
+    """The images of a list's entry, and their digests; ValueError if they are not all there."""
+    opened = [_open_segment(home / str(name)) for name in entry["segments"]]
+    segments = [segment for segment in opened if segment is not None]
+    if len(segments) < len(opened):
         raise ValueError("a segment is missing or damaged")
     which, row = entry["which"], entry["row"]
     if len(which) != len(row) or len(row) != len(entry["digests"]):
@@ -296,7 +304,7 @@ def _open_rows(home: Path, entry: Any) -> tuple[Images, np.ndarray]:
 
 
 def _open_entry(home: Path, path: Path) -> tuple[Images, np.ndarray] | None:
-    """A split by its stamp; None if it is not there, or it or a segment of its is damaged."""
+    """A split by its stamp; None if it is not there, or if it or one of its segments is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             entry = {key: file[key] for key in ("segments", "which", "row", "digests")}
@@ -310,14 +318,14 @@ def _open_entry(home: Path, path: Path) -> tuple[Images, np.ndarray] | None:
 
 def _write_npz(path: Path, **arrays: np.ndarray) -> None:
     with replacing(path) as draft, draft.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stubs forget names
 
 
 @contextmanager
 def _lock(home: Path) -> Iterator[None]:
-    """Alone among the builders of this view; a lock dies with its process, so none is left over.
+    """Keep other builders of this view out. A lock ends with its process, so none is left over.
 
-    Drafts found while alone are those of killed builders.
+    Drafts found once the lock is held are those of killed builders, and are removed.
     """
     with (home / ".lock").open("w") as file:
         try:

@@ -1,8 +1,8 @@
-"""Is the data under a folder what the papers used? Every list, label and image is looked at.
+"""Checks whether the data under a folder is what the papers used: every list, label and image.
 
-What is wrong is a `Finding` with its file and line; what is merely worth knowing, a note. Published
-archives differ in known ways (labels not binned, lists cut short, folders missing): these are told
-by name.
+A `Finding` names a file and line with something wrong, or with something worth a note.
+Published archives differ in known ways (labels not binned, lists cut short, folders missing); a
+finding says so where it recognises one.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from ..tasks import SPLITS, Task, benchmarks
-from .cache import fingerprint, in_order, read_image
+from .cache import in_order, pixels_fingerprint, read_image
 from .decode import View, decode
 from .lists import DataError, Listing, locate, parse
 
 MOST = 5  # findings of one kind that are written out
 OWN = View(0, "own")
-# labels as the source has them, where archives are known to have left them so: task -> (least,
+# labels as the source has them, for tasks whose archives are known to keep them so: task -> (least,
 # greatest, what to do about it)
 RAW = {
     "svhn": (1, 10, "digit 0 is written as 10, expected 0"),
@@ -46,8 +46,8 @@ class Finding:
 
 
 @dataclass
-class Report:
-    """What was found of one task. images: by split; variant: jpeg, lossless or mixed."""
+class TaskReport:
+    """What was found for one task. images: by split; variant: jpeg, lossless or mixed."""
 
     benchmark: str
     task: str
@@ -69,13 +69,13 @@ Progress = Callable[[str, int, int], None]
 
 
 def find_tasks(root: Path, wanted: Iterable[str] | None) -> tuple[list[Task], list[Finding]]:
-    """The tasks that have a folder under `root`, and which of a benchmark's are missing.
+    """The tasks that have a folder under `root`, and a finding for each incomplete benchmark.
 
     Raises:
         DataError: none is there, or a wanted one is not.
     """
     words = None if wanted is None else {word.lower() for word in wanted}
-    found: list[Task] = []
+    present: list[Task] = []
     missing: list[Finding] = []
     for benchmark, tasks in benchmarks().items():
         absent = []
@@ -85,30 +85,32 @@ def find_tasks(root: Path, wanted: Iterable[str] | None) -> tuple[list[Task], li
                 continue
             try:
                 locate(root, task)
-                found.append(task)
+                present.append(task)
             except DataError:
                 absent.append(task.name)
         if words is None and absent and len(absent) < len(tasks):
             here = f"{len(tasks) - len(absent)} of {len(tasks)} tasks"
             message = f"an incomplete archive: {here}; missing: {', '.join(absent)}"
             missing.append(Finding(str(root / benchmark), message))
-    named = {word.lower() for task in found for word in (task.name, task.label, *task.aliases)}
+    named = {word.lower() for task in present for word in (task.name, task.label, *task.aliases)}
     for word in sorted((words or set()) - named):
         raise DataError(f"{root}: no task {word!r} there; see `rlrr-bench data layout`")
-    if not found:
+    if not present:
         expected = "expected folders vtab-1k, fgvc or cifar100"
         raise DataError(f"{root}: no task there; {expected}; see `rlrr-bench data layout`")
-    return found, missing
+    return present, missing
 
 
-def check(root: Path, task: Task, smoke: bool = False, progress: Progress | None = None) -> Report:
+def check(
+    root: Path, task: Task, smoke: bool = False, progress: Progress | None = None
+) -> TaskReport:
     """Look at every list, label and image of a task.
 
     Args:
-        smoke: say nothing of list lengths and of classes that are missing.
+        smoke: accept short lists and missing classes.
         progress: called now and then with (task, images done, images).
     """
-    report = Report(task.benchmark, task.name, str(locate(root, task)))
+    report = TaskReport(task.benchmark, task.name, str(locate(root, task)))
     listings: dict[str, Listing] = {}
     for split in SPLITS:
         try:
@@ -128,7 +130,7 @@ def check(root: Path, task: Task, smoke: bool = False, progress: Progress | None
     if {"trainval", "test"} <= digests.keys():
         report.findings += _duplicates(task, listings, digests)
         report.fingerprint = "+".join(
-            fingerprint(np.array(listings[s].labels), _packed(digests[s]))
+            pixels_fingerprint(np.array(listings[s].labels), _packed(digests[s]))
             for s in ("trainval", "test")
         )
     unique = list(
@@ -139,19 +141,19 @@ def check(root: Path, task: Task, smoke: bool = False, progress: Progress | None
 
 
 def _length(task: Task, split: str, listing: Listing) -> list[Finding]:
-    found, expected = len(listing.names), task.sizes[split]
-    if found == expected:
+    number, expected = len(listing.names), task.sizes[split]
+    if number == expected:
         return []
-    message = f"found {found} images, expected {expected}"
-    if task.name == "sun397" and split == "test" and found == expected - 1:
+    message = f"found {number} images, expected {expected}"
+    if task.name == "sun397" and split == "test" and number == expected - 1:
         message += " (the archive that leaves out the image that TFDS cannot decode)"
     return [Finding(str(listing.file), message)]
 
 
 def _labels(task: Task, listings: dict[str, Listing], smoke: bool) -> list[Finding]:
-    """What the set of labels says of where they come from."""
+    """Sets of labels that archives are known to have left as the source has them."""
     labels = {label for listing in listings.values() for label in listing.labels}
-    if not labels or task.layout == "json":  # there the ids are mapped, and counted while reading
+    if task.layout == "json":  # reading maps its class ids to labels, and counts them
         labels = set()
     findings = []
     if labels:
@@ -179,19 +181,20 @@ def _labels(task: Task, listings: dict[str, Listing], smoke: bool) -> list[Findi
 
 
 def _images(
-    task: Task, listings: dict[str, Listing], report: Report, progress: Progress | None
+    task: Task, listings: dict[str, Listing], report: TaskReport, progress: Progress | None
 ) -> dict[str, list[bytes | None]]:
     """Read and decode every image; returns each file's SHA-256 by split, None if it is broken."""
     # a file that several lists name is read once
-    places = {
+    entries = {
         (listing.names[i], listing.offsets[i] if listing.offsets else 0): (listing, i)
         for listing in listings.values()
         for i in range(len(listing.names))
     }
     known: set[bytes] = set()
 
-    def look(place: tuple[Listing, int]) -> tuple[bytes | None, str, str]:
-        listing, number = place
+    def look(entry: tuple[Listing, int]) -> tuple[bytes | None, str, str]:
+        """An image's SHA-256, its variant, and what is wrong with it."""
+        listing, number = entry
         if not listing.path(number).is_file():
             return None, "", f"no such file {listing.path(number)}"
         try:
@@ -210,18 +213,17 @@ def _images(
     digests: dict[tuple[str, int], bytes | None] = {}
     variants: set[str] = set()
     findings = []
-    for done, (key, found) in enumerate(
-        zip(places, in_order(look, places.values()), strict=True), start=1
+    for done, (key, (digest, variant, message)) in enumerate(
+        zip(entries, in_order(look, entries.values()), strict=True), start=1
     ):
-        digest, variant, message = found
         digests[key] = digest
         if message:
-            listing, number = places[key]
+            listing, number = entries[key]
             findings.append(Finding(listing.where(number), message))
         else:
             variants.add(variant)
-        if progress and (done % 50 == 0 or done == len(places)):
-            progress(task.name, done, len(places))
+        if progress and (done % 50 == 0 or done == len(entries)):
+            progress(task.name, done, len(entries))
     report.variant = variants.pop() if len(variants) == 1 else "mixed" if variants else ""
     if report.variant == "mixed":
         findings.append(Finding(report.folder, "JPEG and lossless images are mixed"))
@@ -238,7 +240,7 @@ def _images(
 def _duplicates(
     task: Task, listings: dict[str, Listing], digests: dict[str, list[bytes | None]]
 ) -> list[Finding]:
-    """Images that are in train and in test; and whether trainval is what its name says."""
+    """Test images that are in trainval too; whether trainval is train and val together."""
     trained = {digest: i for i, digest in enumerate(digests["trainval"]) if digest}
     findings = []
     for number, digest in enumerate(digests["test"]):

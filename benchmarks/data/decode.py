@@ -1,9 +1,9 @@
 """From an image file to pixels, as the papers' loaders do it: Pillow's `open(...).convert("RGB")`.
 
-What that means for files that are not plain RGB (all of it Pillow's doing; a test pins each):
-grey becomes three equal channels; a palette is looked up; alpha is dropped, not blended; CMYK is
-converted without a colour profile; 16-bit grey is clipped at 255, not divided by 256; and a
-rotation noted in EXIF is ignored. Resizing is Pillow's too, with its antialiasing.
+For files that are not plain RGB, Pillow does the following, and a test pins each: grey becomes
+three equal channels; a palette is looked up; alpha is dropped, not blended; CMYK is converted
+without a colour profile; 16-bit grey is clipped at 255, not divided by 256; a rotation noted in
+EXIF is ignored. Pillow also resizes, with antialiasing.
 """
 
 import io

@@ -12,6 +12,7 @@ a split alone may miss classes. CIFAR-100's python version is a pickle and is no
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,8 +35,8 @@ class Listing:
     """The images of a split, in order.
 
     file: the list; folder: what `names` are relative to; labels: as read, one an image.
-    parts: the files behind it, each with its number of images; marks: of each image its line,
-        "key ..." or "record ...".
+    parts: the files that were read, each with its number of images; marks: where each image is
+        listed in its file, as a line number, "key ..." or "record ...".
     offsets: where an image begins in its file, if several share one (raw 32 x 32 pixels).
     """
 
@@ -44,7 +45,7 @@ class Listing:
     names: list[str]
     labels: list[int]
     parts: tuple[tuple[Path, int], ...]
-    marks: list[int | str]
+    marks: Sequence[int | str]
     offsets: list[int] | None = None
 
     @cached_property
@@ -62,12 +63,12 @@ class Listing:
             if number < count:
                 break
             number -= count
-        return place(file, mark)
+        return location(file, mark)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong in a list: where ("file:line"), and what was found and expected."""
+    """Something wrong in a list: where ("file:line"), and what is there and was expected."""
 
     where: str
     message: str
@@ -76,7 +77,8 @@ class Problem:
         return f"{self.where}: {self.message}"
 
 
-def place(file: Path, mark: int | str) -> str:
+def location(file: Path, mark: int | str) -> str:
+    """How a message names a line, key or record of a file."""
     return f"{file}:{mark}" if isinstance(mark, int) else f"{file}: {mark}"
 
 
@@ -100,8 +102,8 @@ def read_list(root: Path, task: Task, split: str, smoke: bool = False) -> Listin
             expected = f"expected {task.num_classes}"
             raise DataError(f"{listing.file.parent}: its lists name {len(classes)} ids, {expected}")
     if len(listing.names) != task.sizes[split] and not (smoke and listing.names):
-        found, expected = len(listing.names), task.sizes[split]
-        raise DataError(f"{listing.file}: found {found} images, expected {expected}")
+        number, size = len(listing.names), task.sizes[split]
+        raise DataError(f"{listing.file}: found {number} images, expected {size}")
     return listing
 
 
@@ -109,15 +111,17 @@ def check_files(listing: Listing) -> list[os.stat_result]:
     """The stat of every image file; a DataError names the first that is missing."""
     stats: list[os.stat_result] = []
     base = f"{listing.folder}{os.sep}"
-    last, stat = None, None
+    last = None
     for number, name in enumerate(listing.names):
-        if name != last:
-            try:
-                last, stat = name, os.stat(base + name)
-            except OSError:
-                where = listing.where(number)
-                raise DataError(f"{where}: no such file {base}{name}") from None
-        stats.append(stat)
+        if name == last:
+            stats.append(stats[-1])
+            continue
+        try:
+            stats.append(os.stat(base + name))
+        except OSError:
+            where = listing.where(number)
+            raise DataError(f"{where}: no such file {base}{name}") from None
+        last = name
     return stats
 
 
@@ -135,7 +139,7 @@ def locate(root: Path, task: Task) -> Path:
 
 
 def parse(root: Path, task: Task, split: str) -> tuple[Listing, list[Problem]]:
-    """A split as it lies there, whatever its length, and what is wrong with its lines.
+    """A split as it is on disk, of any length, and what is wrong with its lines.
 
     Raises:
         DataError: the folder or the list is missing or cannot be read at all.
@@ -147,7 +151,7 @@ def parse(root: Path, task: Task, split: str) -> tuple[Listing, list[Problem]]:
 
 
 def _parse_lists(folder: Path, task: Task, split: str) -> tuple[Listing, list[Problem]]:
-    """CRLF and blank lines are accepted."""
+    """A text list of paths and labels; CRLF and blank lines are accepted."""
     file = folder / f"{FILES[split]}.txt"
     text = _text(file, f"expected {task.sizes[split]} lines 'path label'")
     names, labels, marks, problems = [], [], [], []
@@ -156,17 +160,17 @@ def _parse_lists(folder: Path, task: Task, split: str) -> tuple[Listing, list[Pr
         if not words:
             continue
         if len(words) != 2 or not (words[1].isascii() and words[1].isdigit()):
-            found = line.rstrip("\r")
-            message = f"found {found!r}, expected 'path label'"
-            problems.append(Problem(place(file, number), message))
+            shown = line.rstrip("\r")
+            message = f"found {shown!r}, expected 'path label'"
+            problems.append(Problem(location(file, number), message))
             continue
         name, label = words[0].lstrip(), int(words[1])
         if label >= task.num_classes:
             message = f"found label {label}, expected 0 to {task.num_classes - 1}"
-            problems.append(Problem(place(file, number), message))
+            problems.append(Problem(location(file, number), message))
         if _leaves(name):
             message = f"path {name!r} leaves the folder {folder}"
-            problems.append(Problem(place(file, number), message))
+            problems.append(Problem(location(file, number), message))
             continue
         names.append(name)
         labels.append(label)
@@ -178,7 +182,11 @@ def _parse_json(folder: Path, task: Task, split: str) -> tuple[Listing, list[Pro
     files = [folder / f"{split}.json"]
     if split == "trainval" and not files[0].is_file():
         files = [folder / "train.json", folder / "val.json"]
-    names, labels, marks, parts, problems = [], [], [], [], []
+    names: list[str] = []
+    labels: list[int] = []
+    marks: list[str] = []
+    parts: list[tuple[Path, int]] = []
+    problems: list[Problem] = []
     classes = class_map(folder)
     for file in files:
         pairs, wrong = _read_json(file, f"expected {task.sizes[split]} images: {{'path': class}}")
@@ -188,9 +196,8 @@ def _parse_json(folder: Path, task: Task, split: str) -> tuple[Listing, list[Pro
             problems.append(Problem(str(folder), message))
         for key, value in pairs:
             if _leaves(key):
-                problems.append(
-                    Problem(place(file, f"key {key!r}"), f"path {key!r} leaves the folder {folder}")
-                )
+                message = f"path {key!r} leaves the folder {folder}"
+                problems.append(Problem(location(file, f"key {key!r}"), message))
                 continue
             names.append(key)
             labels.append(classes[value])
@@ -205,7 +212,7 @@ def _parse_json(folder: Path, task: Task, split: str) -> tuple[Listing, list[Pro
 
 
 def class_map(folder: Path) -> dict[int, int]:
-    """Class ids as all the folder's JSON lists have them -> labels 0 .. C-1, by rising id."""
+    """The class ids in all of the folder's JSON lists -> labels 0 .. C-1, by rising id."""
     ids: set[int] = set()
     for split in FILES:
         file = folder / f"{split}.json"
@@ -215,10 +222,10 @@ def class_map(folder: Path) -> dict[int, int]:
 
 
 def _read_json(file: Path, expected: str) -> tuple[list[tuple[str, int]], list[Problem]]:
-    """Pairs of path and class id, in order, and what is wrong with some of them."""
+    """Valid pairs of path and class id, in order, and what is wrong with the others."""
     text = _text(file, expected)
     try:
-        pairs = json.loads(text, object_pairs_hook=lambda found: found)
+        pairs = json.loads(text, object_pairs_hook=lambda items: items)  # with repeated keys
     except json.JSONDecodeError as error:
         raise DataError(f"{file}:{error.lineno}: not JSON: {error.msg}") from None
     except (ValueError, RecursionError) as error:  # absurd numbers, absurd nesting
@@ -229,9 +236,9 @@ def _read_json(file: Path, expected: str) -> tuple[list[tuple[str, int]], list[P
     for key, value in pairs:
         if type(value) is not int or value < 0:
             message = f"found {value!r}, expected a class id"
-            problems.append(Problem(place(file, f"key {key!r}"), message))
+            problems.append(Problem(location(file, f"key {key!r}"), message))
         elif key in seen:
-            problems.append(Problem(place(file, f"key {key!r}"), "listed twice"))
+            problems.append(Problem(location(file, f"key {key!r}"), "listed twice"))
         else:
             seen.add(key)
             good.append((key, value))
@@ -254,7 +261,7 @@ def _parse_cifar(folder: Path, task: Task, split: str) -> tuple[Listing, list[Pr
     labels = records[first:last, 1].tolist()
     marks = [f"record {number}" for number in range(first + 1, last + 1)]
     problems = [
-        Problem(place(file, mark), f"found label {label}, expected 0 to {task.num_classes - 1}")
+        Problem(location(file, mark), f"found label {label}, expected 0 to {task.num_classes - 1}")
         for mark, label in zip(marks, labels, strict=True)
         if label >= task.num_classes
     ]

@@ -71,5 +71,5 @@ class Images:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if not self.uniform:
             raise ValueError("the images differ in size and make no array")
-        found = self[:]
-        return np.array(found, dtype=dtype) if copy else np.asarray(found, dtype=dtype)
+        whole = self[:]
+        return np.array(whole, dtype=dtype) if copy else np.asarray(whole, dtype=dtype)

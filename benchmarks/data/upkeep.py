@@ -1,4 +1,4 @@
-"""How large the cache is, and what of it nothing needs any more."""
+"""How large the cache is; removes what is not needed any more."""
 
 import shutil
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Usage:
 
 def usage(cache: Path) -> list[Usage]:
     """The size of a cache, view by view."""
-    found = []
+    views = []
     for home in _views(cache):
         segments = segments_of(home)
         images = 0
@@ -34,15 +34,15 @@ def usage(cache: Path) -> list[Usage]:
             except DAMAGE:
                 continue
         size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
-        found.append(Usage(home.name, len(list((home / LISTS).glob("*.npz"))), images, size))
-    return found
+        views.append(Usage(home.name, len(list((home / LISTS).glob("*.npz"))), images, size))
+    return views
 
 
 def prune(root: Path, cache: Path) -> int:
-    """Remove what no list under `root` needs as it is now; returns the bytes freed.
+    """Remove what no list under `root` needs now; returns the bytes freed.
 
-    Drafts of builders that were killed go too, so do not prune while a cache is built. What goes
-    by mistake (another folder's images in a shared cache) is built again when it is asked for.
+    This also removes the drafts of killed builders, so do not prune while a cache is being built.
+    Images of another data folder in a shared cache are removed too, and built again when needed.
     """
     stamps = {f"{name}-{stamp}.npz" for name, stamp in _stamps(root)}
     before = sum(view.bytes for view in usage(cache))
@@ -71,7 +71,7 @@ def _views(cache: Path) -> list[Path]:
 
 def _stamps(root: Path) -> list[tuple[str, str]]:
     """The name and stamp of every split that can be read."""
-    found = []
+    stamps = []
     for tasks in benchmarks().values():
         for task in tasks.values():
             try:
@@ -83,5 +83,5 @@ def _stamps(root: Path) -> list[tuple[str, str]]:
                     stamp, _ = stamp_of(parse(root, task, split)[0])
                 except (DataError, ValueError):  # ValueError: an empty list
                     continue
-                found.append((f"{task.benchmark}-{task.name}-{split}", stamp))
-    return found
+                stamps.append((f"{task.benchmark}-{task.name}-{split}", stamp))
+    return stamps

@@ -23,7 +23,7 @@ MODEL_NAMES = {
 
 
 def checkpoint_path(model_name: str, folder: Path = WEIGHTS) -> Path:
-    """Where the checkpoint of a demo model lies."""
+    """The path of a demo model's checkpoint."""
     return folder / f"{model_name}.safetensors"
 
 

@@ -23,8 +23,8 @@ from .render import CLASSES, render
 # The lengths of the runs that made the committed checkpoints.
 STEPS = {"vit": 9500, "swin": 5000}
 LOG_FIELDS = ("step", "loss", "held_out_accuracy", "seconds")
-# Training reads a pool of pictures of which every step replaces a batch's REUSE-th part: each
-# picture is seen about REUSE times, turned and mirrored, which costs less than drawing a new one.
+# Training reads a pool of pictures, in which every step replaces 1/REUSE of a batch. So each is
+# seen about REUSE times, turned and mirrored, which costs less than drawing new ones.
 REUSE = 3
 
 
@@ -51,7 +51,7 @@ class Pretraining:
 
 
 def to_input(images: np.ndarray) -> Tensor:
-    """(n, 32, 32, 3) uint8 -> (n, 3, 32, 32) float32 in [-1, 1], as the pretrained_cfg has it."""
+    """(n, 32, 32, 3) uint8 -> (n, 3, 32, 32) float32 in [-1, 1], as in the pretrained_cfg."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous()
 
 
@@ -73,9 +73,9 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def turned(images: Tensor) -> Tensor:
-    """Each eighth of a batch turned by a quarter turn more, the second half mirrored too.
+    """Turn each eighth of a batch by one more quarter turn; mirror the second half too.
 
-    Exact for these classes, which are drawn at every angle and named alike in a mirror.
+    No label changes: the classes are drawn at every angle, and mirroring keeps them.
     """
     eighths = images.tensor_split(8)
     return torch.cat(
@@ -87,7 +87,7 @@ def turned(images: Tensor) -> Tensor:
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay on matrices alone."""
+    """Weight decay on matrices only."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     return [

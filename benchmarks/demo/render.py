@@ -6,6 +6,7 @@ the image index first; lengths are in pixels, angles in radians and colours are 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -176,8 +177,8 @@ def backgrounds(rng: np.random.Generator, n: int, max_saturation: float = 0.6) -
     cluttered = np.flatnonzero(kind == 3)
     for _ in range(4):
         m = len(cluttered)
-        place, radius = uniform(rng, 0, IMAGE_SIZE, m, 2), uniform(rng, 1, 2.5, m)
-        x, y = local_frame(place, uniform(rng, 0, TAU, m), radius, scale=1)
+        centre, radius = uniform(rng, 0, IMAGE_SIZE, m, 2), uniform(rng, 1, 2.5, m)
+        x, y = local_frame(centre, uniform(rng, 0, TAU, m), radius, scale=1)
         cover = coverage(np.sqrt(x * x + y * y) - 1, radius, scale=1)[..., None]
         speck = random_colours(rng, m)[:, None, None]
         canvas[cluttered] += cover * (speck - canvas[cluttered])
@@ -206,29 +207,40 @@ def object_colours(rng: np.random.Generator, hue: Array) -> tuple[Array, Array]:
     return main, np.repeat(light[:, None], 3, axis=1).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Objects:
+    """One object per image: how n of them look, and where they are.
+
+    shapes, textures: (n,) indices into the outlines and TEXTURES; colours: two (n, 3) arrays;
+    centre: (n, 2), angle, radius: (n,) in pixels and radians.
+    """
+
+    shapes: Array
+    textures: Array
+    colours: tuple[Array, Array]
+    centre: Array
+    angle: Array
+    radius: Array
+
+
 def draw_objects(
     rng: np.random.Generator,
     canvas: Array,
-    shapes: Array,
-    textures: Array,
-    colours: tuple[Array, Array],
-    centre: Array,
-    angle: Array,
-    radius: Array,
+    objects: Objects,
     outlines: Sequence[Outline] = tuple(SHAPES.values()),
 ) -> None:
-    """Paints one textured object into each image of canvas (n, 32, 32, 3), in place.
-
-    shapes and textures: (n,) indices into outlines and TEXTURES; colours: two (n, 3) arrays.
-    """
+    """Paints one textured object into each image of canvas (n, 32, 32, 3), in place."""
     n = len(canvas)
+    shapes, textures, colours = objects.shapes, objects.textures, objects.colours
+    centre, angle, radius = objects.centre, objects.angle, objects.radius
     period = uniform(rng, 3.0, 5.0, n)
     tilt, phase = uniform(rng, 0, TAU, n), uniform(rng, -2, 2, n, 2)
     speckle = (rng.random((n, IMAGE_SIZE, IMAGE_SIZE), dtype=np.float32) < 0.4).astype(np.float32)
-    cover = np.empty((n, IMAGE_SIZE, IMAGE_SIZE), np.float32)
+    cover: Array = np.empty((n, IMAGE_SIZE, IMAGE_SIZE), np.float32)
     blend = np.empty_like(cover)
     # One group per (shape, texture) would be too small to be fast: shapes first, textures after.
-    fine = np.empty((n, IMAGE_SIZE * SUPERSAMPLING, IMAGE_SIZE * SUPERSAMPLING), np.float32)
+    side = IMAGE_SIZE * SUPERSAMPLING
+    fine: Array = np.empty((n, side, side), np.float32)
     for shape in np.unique(shapes):
         rows = np.flatnonzero(shapes == shape)
         x, y = local_frame(centre[rows], angle[rows], radius[rows])
@@ -243,7 +255,7 @@ def draw_objects(
         inside = fine[rows]
         cover[rows] = pool(inside)
         blend[rows] = pool(inside * texture(TEXTURES[index], p, q, speckle[rows]))
-    # Pooling before colouring is exact, for mixing is linear, and a third of the work.
+    # Pooling before colouring is exact, because mixing is linear, and takes a third of the work.
     canvas *= (1 - cover)[..., None]
     canvas += (cover - blend)[..., None] * colours[0][:, None, None]
     canvas += blend[..., None] * colours[1][:, None, None]
@@ -254,7 +266,7 @@ def render(rng: np.random.Generator, labels: Array) -> Array:
 
     The same generator state and labels give the same pixels, uint8.
     """
-    out = np.empty((len(labels), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    out: Array = np.empty((len(labels), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     hues = np.array(list(COLOURS.values()), np.float32)
     for start in range(0, len(labels), 256):  # chunks stay in the processor's cache
         part = np.asarray(labels[start : start + 256])
@@ -265,15 +277,8 @@ def render(rng: np.random.Generator, labels: Array) -> Array:
         radius = uniform(rng, 7, 12, n)
         reach = np.clip(IMAGE_SIZE / 2 - 0.85 * radius, 0, None)[:, None]
         centre = IMAGE_SIZE / 2 + uniform(rng, -1, 1, n, 2) * reach
-        draw_objects(
-            rng,
-            canvas,
-            shapes,
-            textures,
-            object_colours(rng, hues[colours]),
-            centre,
-            uniform(rng, 0, TAU, n),
-            radius,
-        )
+        seen = object_colours(rng, hues[colours])
+        angle = uniform(rng, 0, TAU, n)
+        draw_objects(rng, canvas, Objects(shapes, textures, seen, centre, angle, radius))
         out[start : start + n] = to_pixels(rng, canvas)
     return out

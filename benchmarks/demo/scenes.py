@@ -15,6 +15,7 @@ from .render import (
     TAU,
     TEXTURES,
     Array,
+    Objects,
     Outline,
     coverage,
     draw_objects,
@@ -147,7 +148,7 @@ def textures(rng: np.random.Generator, labels: Array) -> Array:
 def cells(rng: np.random.Generator, labels: Array) -> Array:
     """Stained tissue: a higher grade has larger, denser and less regular nuclei.
 
-    Each of the three varies around the grade on its own, so that only together they tell it.
+    The three vary around the grade independently, so that only all of them together tell it.
     """
     n = len(labels)
     stroma = _tones(rng, n, (0.84, 0.95), (0.1, 0.35), (0.75, 1.0))
@@ -257,8 +258,8 @@ COVERS: tuple[Callable[[np.random.Generator, int], Array], ...] = (
 
 
 def terrain(rng: np.random.Generator, labels: Array) -> Array:
-    """Land cover from above; the covers share their colours, so that the pattern must tell."""
-    canvas = np.empty((len(labels), IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)
+    """Land cover from above; the covers share their colours, so that only patterns differ."""
+    canvas: Array = np.empty((len(labels), IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)
     for index, cover in enumerate(COVERS):
         rows = np.flatnonzero(labels == index)
         canvas[rows] = cover(rng, len(rows))
@@ -273,18 +274,17 @@ def _draw_sprites(
     radius: Array,
     outlines: Sequence[Outline] = tuple(SHAPES.values()),
 ) -> Array:
-    """Pictures of one bright plain object each on a dim plain ground, as dSprites has them.
+    """Pictures of one bright plain object each on a dim plain ground, as in dSprites.
 
-    The ground is kept plain because 800 pictures must be enough to learn a whole geometry from.
+    The ground is plain because 800 pictures must be enough to learn the geometry.
     """
     n = len(centre)
     ground = _tones(rng, n, (0, 1), (0, 0.4), (0, 0.45))
     canvas = np.broadcast_to(ground[:, None, None], (n, IMAGE_SIZE, IMAGE_SIZE, 3)).copy()
     bright = _tones(rng, n, (0, 1), (0, 0.8), (0.75, 1))
     plain = np.full(n, TEXTURES.index("plain"))
-    draw_objects(
-        rng, canvas, outline, plain, (bright, bright), centre, angle, radius, outlines=outlines
-    )
+    objects = Objects(outline, plain, (bright, bright), centre, angle, radius)
+    draw_objects(rng, canvas, objects, outlines)
     return to_pixels(rng, canvas)
 
 

@@ -21,7 +21,7 @@ from ..data import FILES
 from ..tasks import Task, benchmarks
 from . import scenes
 
-# Raise it with every change to what is drawn: it stamps a drawn set, and seeds nothing.
+# Raise it with every change to the pictures: it stamps a drawn set, and seeds nothing.
 VERSION = 2
 FOLDER = "demo"
 STAMP = "VERSION"
@@ -106,7 +106,7 @@ def write_tasks(root: Path, report: Callable[[str], None] = lambda name: None) -
     report(name) is called after each task. The set appears in one rename, complete or not at all.
 
     Raises:
-        ConfigError: root/demo is something else than an older set of these tasks.
+        ConfigError: root/demo is not a set of these tasks.
     """
     target = root / FOLDER
     if is_complete(target):

@@ -12,7 +12,14 @@ import json
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from ...benchmarks.extensions import extensions
@@ -90,17 +97,18 @@ def check(arguments: argparse.Namespace, console: Console) -> int:
         for number, task in enumerate(tasks, start=1):
             bar = shown.add_task(f"{number}/{len(tasks)} {task.name}", total=None)
 
-            def report(_: str, done: int, total: int, bar=bar) -> None:
+            def report(_: str, done: int, total: int, bar: TaskID = bar) -> None:
                 shown.update(bar, completed=done, total=total)
 
             reports.append(checking.check(arguments.folder, task, arguments.smoke, report))
             shown.remove_task(bar)
     table = Table("task", *SPLITS, "pixels", "fingerprint", "", box=None)
-    for found in reports:
-        sizes = [str(found.images.get(split, "-")) for split in SPLITS]
-        verdict = "wrong" if found.wrong else "ok"
-        table.add_row(found.task, *sizes, found.variant, found.fingerprint, verdict)
-        findings += found.findings
+    for report_of in reports:
+        sizes = [str(report_of.images.get(split, "-")) for split in SPLITS]
+        verdict = "wrong" if report_of.wrong else "ok"
+        named = (report_of.task, *sizes, report_of.variant, report_of.fingerprint)
+        table.add_row(*named, verdict)
+        findings += report_of.findings
     console.print(table)
     for finding in findings:
         mark = "wrong" if finding.wrong else "note "
@@ -111,7 +119,7 @@ def check(arguments: argparse.Namespace, console: Console) -> int:
         content = {
             "ok": not wrong,
             "findings": [vars(finding) for finding in findings],
-            "tasks": [found.to_dict() for found in reports],
+            "tasks": [report_of.to_dict() for report_of in reports],
         }
         try:
             write_text(arguments.json, json.dumps(content, indent=1) + "\n")

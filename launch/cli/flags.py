@@ -169,7 +169,7 @@ def _say_where(key: str, arguments: argparse.Namespace) -> None:
 def canonical(table: str) -> str:
     """One name for a table however it is spelled: 2, table2 and Table2 are 2."""
     names = specs.named(table)
-    return next((key for key, own in specs.TABLES.items() if own == names), names[0])
+    return next((key for key, specs_of in specs.TABLES.items() if specs_of == names), names[0])
 
 
 def tables(arguments: argparse.Namespace) -> tuple[TableRequest, ...]:

@@ -22,7 +22,8 @@ def add(commands: flags.Commands) -> None:
     show = inside.add_parser("show", help="equation, options and parameters of one method")
     show.add_argument("name")
     show.add_argument("--backbone", metavar="TAG", help="default: the paper's ViT-B/16")
-    show.add_argument("--plugin", action="append", default=[], metavar="FILE.py")
+    # given before `show` or behind it; a default here would forget the former
+    show.add_argument("--plugin", action="append", default=argparse.SUPPRESS, metavar="FILE.py")
 
 
 def do(arguments: argparse.Namespace, console: Console) -> int:

@@ -5,7 +5,7 @@ rlrr-bench run --method rlrr --task cifar --data DIR --option qkv=fused --set lr
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -97,7 +97,7 @@ def asked_for(arguments: argparse.Namespace) -> SingleRun:
     context = flags.context(arguments, results, plugins)
     return SingleRun(
         config=cell.config,
-        context=flags.replace(context, device=arguments.device),
+        context=replace(context, device=arguments.device),
         results=results,
         rerun=arguments.rerun,
         with_data=arguments.data is not None,
@@ -122,7 +122,7 @@ def see_through(request: SingleRun, console: Console) -> RunRecord:
     from ...benchmarks.record import Results
     from ..claims import Claims
     from ..execution import begin, do
-    from ..machine import cores
+    from ..machine import threads
     from ..messages import Taken
     from ..runner import check_lists, data_for
     from ..slurm import squeue
@@ -137,7 +137,7 @@ def see_through(request: SingleRun, console: Console) -> RunRecord:
     if context is None:
         raise ConfigError("--data DIR is needed: the folder that holds vtab-1k/<task>/...")
     check_lists([config], context)
-    begin(context, cores())
+    begin(context, threads(1))
     from ...benchmarks import run
 
     run.prepare(config, context)
@@ -170,13 +170,11 @@ def show(record: RunRecord, request: SingleRun, console: Console) -> None:
             first, last = (f"{values[i]:8.3f}" for i in (0, -1))
             console.print(f"{what} {first}  {sparkline(values)}  {last.strip()}")
     if record.done:
-        score = record.top1_val if record.top1_last is None else record.top1_last
-        assert score is not None and record.params_total is not None
-        best = record.top1_best_test
+        best, parameters = record.top1_best_test, record.params_total or 0
         console.print(
-            f"[bold]{record.config.name}  top-1 {rounded(score, 1)}[/bold]"
+            f"[bold]{record.config.name}  top-1 {rounded(record.score, 1)}[/bold]"
             + (f" (best epoch on the test set {rounded(best, 1)})" if best is not None else "")
-            + f", {record.params_total / 1e6:.3f} M parameters with the head, "
+            + f", {parameters / 1e6:.3f} M parameters with the head, "
             f"{record.seconds_total:.0f} s on {record.device}, {record.precision}"
         )
     else:

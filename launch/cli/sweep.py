@@ -80,7 +80,7 @@ def dry_run(request: SweepRequest, console: Console) -> int:
     cells = request.cells()
     grid = Grid.survey(request.results, cells)
     runner.tell_outdated(grid, grid.outdated_code, console, rerun=request.rerun)
-    todo = grid.of("missing", "running", "queued", *["failed"] * request.retry_failed)
+    todo = grid.to_do(request.retry_failed)
     again = [grid.configs[run_id] for run_id in grid.outdated_code] if request.rerun else []
     followers = Followers(grid, todo)
     new = [config for config in [*todo, *again] if grid.states[config.run_id] != "queued"]

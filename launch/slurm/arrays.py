@@ -233,7 +233,9 @@ class Slurm:
     def _submit_all(self, arrays: Arrays, code: snapshot.Snapshot, sweep: str) -> int:
         """One sbatch for every chunk; the arrays share the limit on jobs at once."""
         lanes = min(self.settings.max_parallel or len(arrays.chunks), len(arrays.chunks))
-        before: dict[int, str] = {}  # the last array of every lane, which the next one waits for
+        before: dict[
+            int, str | None
+        ] = {}  # the last array of every lane, which the next one waits for
         sent = 0
         for number, chunk in enumerate(arrays.chunks):
             lane = number % lanes

@@ -23,7 +23,7 @@ from ...benchmarks.record import Results, RunRecord
 from ..claims import Claims
 from ..execution import begin, do
 from ..forecast import Estimate
-from ..machine import cores, die_with_parent, environment, visible_gpus
+from ..machine import die_with_parent, environment, threads, visible_gpus
 from ..messages import Taken
 from . import squeue
 
@@ -70,13 +70,12 @@ class Pack:
         self.began = time.time()
         gpus = visible_gpus()
         count = self.runs_per_gpu * max(1, len(gpus))
-        threads = max(1, cores() // count)
         if count == 1:
-            self.work(0, 1, threads)
+            self.work(0, 1, threads(1))
             return f"{len(self.configs)} runs"
         context = multiprocessing.get_context("spawn")
         workers = [
-            context.Process(target=_work, args=(self, i, count, threads), daemon=True)
+            context.Process(target=_work, args=(self, i, count, threads(count)), daemon=True)
             for i in range(count)
         ]
         # SLURM signals every process of a step. This one answers for all, so the others are
@@ -94,12 +93,12 @@ class Pack:
             raise RuntimeError(f"workers ended with exit codes {codes}")
         return f"{len(self.configs)} runs by {count} workers"
 
-    def work(self, number: int, count: int, threads: int) -> None:
+    def work(self, number: int, count: int, most_threads: int) -> None:
         """Do the runs in this process; each of `count` workers begins at another one."""
         context = self.context
         if context.device is None and visible_gpus() and shutil.which("nvidia-smi"):
             context = replace(context, device="cuda")  # never the CPU because a GPU is broken
-        device = begin(context, threads)
+        device = begin(context, most_threads)
         from ...benchmarks import devices
 
         claims, job = Claims(self.results, squeue), squeue.myself()
@@ -178,6 +177,6 @@ class Pack:
         return any(path and path.exists() and path.stat().st_mtime > self.began for path in states)
 
 
-def _work(pack: Pack, number: int, count: int, threads: int) -> None:
+def _work(pack: Pack, number: int, count: int, most_threads: int) -> None:
     threading.Thread(target=die_with_parent, args=(os.getppid(),), daemon=True).start()
-    pack.work(number, count, threads)
+    pack.work(number, count, most_threads)

@@ -39,7 +39,7 @@ class Settings:
     def parameters(self) -> dict[str, Any]:
         """The part of it that submitit passes to sbatch, in submitit's words."""
         extra = {"requeue": True, "reservation": self.reservation} | self.sbatch
-        values = {
+        values: dict[str, Any] = {
             "partition": self.partition,
             "account": self.account,
             "qos": self.qos,
@@ -121,7 +121,7 @@ def _checked(values: dict[str, Any], where: dict[str, str]) -> Settings:
         if name == "setup" and isinstance(value, str):
             raise ConfigError(f"{begin}: found {value!r}, expected a list of lines")
         value = settings[name] = checked(begin, value, kinds[name])
-        least = 0 if name in ("gpus", "warning_seconds") else 1
+        least: float = 0 if name in ("gpus", "warning_seconds") else 1
         if name == "poll_seconds":
             least = 0.1
         if isinstance(value, int | float) and value < least:

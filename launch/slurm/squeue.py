@@ -119,12 +119,12 @@ def _ask(names: set[str]) -> dict[str, dict[str, QueuedTask]] | None:
     output = _run(["squeue", "-h", "-r", "-n", ",".join(sorted(names)), "-O", _FIELDS])
     if output is None:
         return None
-    found: dict[str, dict[str, QueuedTask]] = {name: {} for name in names}
+    jobs: dict[str, dict[str, QueuedTask]] = {name: {} for name in names}
     for line in output.splitlines():
         number, state, restarts, name, *reason = line.split(None, 4)
-        if name in found:
-            found[name][number] = QueuedTask(state, int(restarts), "".join(reason).strip())
-    return found
+        if name in jobs:
+            jobs[name][number] = QueuedTask(state, int(restarts), "".join(reason).strip())
+    return jobs
 
 
 def _run(command: list[str]) -> str | None:

@@ -14,7 +14,7 @@ def cancel(results: Path, table: str) -> tuple[int, int]:
         raise SlurmError("SLURM does not answer (squeue): try again")
     count = arrays = 0
     for note in queue.notes:
-        tasks = squeue.tasks([note.name])[note.name]
+        tasks = (squeue.tasks([note.name]) or {}).get(note.name)
         if note.table != table or not tasks:
             continue
         note.cancelled = True  # first, so that a waiting command does not submit it again

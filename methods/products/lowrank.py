@@ -3,6 +3,8 @@
 Autograd's way writes the update to a tensor as large as the output and then adds the two.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +17,9 @@ class LowRankSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, code: Tensor, up: Tensor):
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, code: Tensor, up: Tensor
+    ) -> Tensor:
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             raise RuntimeError("the layer under a low-rank update must be frozen")
         y = F.linear(x, weight, bias)
@@ -27,7 +31,7 @@ class LowRankSum(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, low, high = ctx.saved_tensors
         of_x, of_code, of_up = ctx.types
         rows = grad.reshape(-1, high.shape[1])

@@ -1,12 +1,13 @@
 """RLRR's product X (W + diag(l) W diag(r)) without a kept copy of every rescaled weight."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CACHED = 2**19  # elements of a weight that are worked on at a time on a CPU: they stay in its cache
+CACHED = 2**19  # elements of a weight that a CPU works on at a time, so that they stay in its cache
 
 
 def rescale(
@@ -34,10 +35,19 @@ class Rescaled(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, left, right, groups, residual):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        left: Tensor | None,
+        right: Tensor | None,
+        how: tuple[int, bool],
+    ) -> Tensor:
+        """how: groups and residual, as `rescale` takes them."""
         if ctx.needs_input_grad[1]:
             raise RuntimeError("the weight under a rescaled product must be frozen")
-        ctx.how = (groups, residual)
+        ctx.how = how
         y = F.linear(x, _in_parts(weight, left, right, *ctx.how), bias)
         ctx.save_for_backward(x.to(y.dtype), weight, left, right)
         ctx.types = x.dtype, None if bias is None else bias.dtype
@@ -45,7 +55,7 @@ class Rescaled(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, left, right = ctx.saved_tensors
         rows, columns = grad.flatten(0, -2), x.flatten(0, -2)
         dx = dbias = scaled = None
@@ -55,26 +65,26 @@ class Rescaled(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             dbias = rows.sum(0).to(ctx.types[1])
         if left is None and right is None:
-            return dx, None, dbias, None, None, None, None
-        # G takes the place of the rescaled weight, which is still in the cache
+            return dx, None, dbias, None, None, None
+        # G overwrites the rescaled weight, which is still in the cache
         whole = torch.mm(rows.t(), columns, out=scaled).to(weight.dtype)
         reduced = reduce_in_parts if grad.device.type == "cpu" else reduce_at_once
         with torch.autocast(grad.device.type, enabled=False):
             dleft, dright = reduced(whole, weight, left, right, ctx.how[0])
-        return dx, None, dbias, dleft, dright, None, None
+        return dx, None, dbias, dleft, dright, None
 
 
 def reduce_in_parts(
     whole: Tensor, weight: Tensor, left: Tensor | None, right: Tensor | None, groups: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """dl and dr of G (`whole`, which is overwritten), some rows at a time."""
+    """dl and dr from G (`whole`, which is overwritten), some rows at a time."""
     dleft = None if left is None else torch.zeros_like(left)
     dright = None if right is None else torch.empty_like(right)
     for part, group in _parts(weight, groups):
         product = whole[part].mul_(weight[part])
-        if left is not None:
+        if dleft is not None:
             dleft[group] += product.sum(0) if right is None else right[part] @ product
-        if right is not None:
+        if dright is not None:
             dright[part] = product.sum(1) if left is None else product @ left[group]
     return dleft, dright
 

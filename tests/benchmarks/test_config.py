@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from rlrr_bench.benchmarks import recipes, tasks
 from rlrr_bench.benchmarks.config import Recipe, RunConfig, recipe_from
 from rlrr_bench.methods.errors import ConfigError, InputError
@@ -108,7 +109,7 @@ def test_overriding_epochs_shortens_the_schedule():
 
 def test_unknown_recipe():
     with pytest.raises(ConfigError, match="unknown recipe 'rlr'; did you mean rlrr"):
-        recipes.read("rlr")
+        recipes.recipe_file("rlr")
 
 
 def test_task_table():
@@ -125,6 +126,7 @@ def test_task_table():
 
 
 def test_planning_needs_no_torch():
-    code = "import sys, benchmarks.recipes, benchmarks.data, benchmarks.record; "
-    code += "sys.exit('torch' in sys.modules)"
+    modules = ("recipes", "data", "record", "context", "extensions", "provenance")
+    code = "".join(f"import rlrr_bench.benchmarks.{name}; " for name in modules)
+    code += "import sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from samples import SMALL, edit, read, write_benchmark, write_task
+
 from rlrr_bench.benchmarks import data, tasks
-from rlrr_bench.benchmarks.data import DataError
-from samples import SMALL, edit, read, write_benchmarks, write_task
+from rlrr_bench.benchmarks.data import DataError, View, cache
 
 TASK = tasks.get("demo", "digits")
+VIEW = View(32)
 
 
 def settled(root: Path) -> None:
@@ -33,24 +35,24 @@ def rows_on_disk(root: Path) -> int:
 def test_the_cache_is_used_and_follows_the_data(small_data, old, monkeypatch):
     if old:
         settled(small_data)
-    first = data.load(small_data, TASK, "trainval", 32, smoke=True)
+    first = data.open_split(small_data, TASK, "trainval", VIEW, smoke=True)
     told = []
-    again = data.load(
-        small_data, TASK, "trainval", 32, smoke=True, progress=lambda *n: told.append(n)
+    again = data.open_split(
+        small_data, TASK, "trainval", VIEW, smoke=True, progress=lambda *n: told.append(n)
     )
     assert told == ([] if old else [(16, 16)])  # new files are read again, but not decoded
     assert rows_on_disk(small_data) == 16
     assert (again.fingerprint, again.variant) == (first.fingerprint, first.variant)
     assert np.array_equal(again.images, first.images)
-    assert data.load(small_data, TASK, "trainval", 16, smoke=True).images.shape[1] == 16
+    assert data.open_split(small_data, TASK, "trainval", View(16), smoke=True).images.shape[1] == 16
     image = read(small_data).paths[0]
     Image.new("RGB", (32, 32), "red").save(image)
-    changed = data.load(small_data, TASK, "trainval", 32, smoke=True)
+    changed = data.open_split(small_data, TASK, "trainval", VIEW, smoke=True)
     assert changed.fingerprint != first.fingerprint
     assert (changed.images[0] == [255, 0, 0]).all()
     assert np.array_equal(changed.images[1:], first.images[1:])
     edit(small_data, lambda lines: "\n".join(reversed(lines)).encode())
-    turned = data.load(small_data, TASK, "trainval", 32, smoke=True)
+    turned = data.open_split(small_data, TASK, "trainval", VIEW, smoke=True)
     assert np.array_equal(turned.images, np.asarray(changed.images)[::-1])
     assert turned.labels.tolist() == changed.labels.tolist()[::-1]
     assert turned.fingerprint != changed.fingerprint
@@ -58,7 +60,7 @@ def test_the_cache_is_used_and_follows_the_data(small_data, old, monkeypatch):
 
 def test_images_are_indexed_like_an_array(small_data):
     edit(small_data, lambda lines: "\n".join(lines[:5] + lines[3:] + lines[:2]).encode())
-    images = data.load(small_data, TASK, "trainval", 32, smoke=True).images
+    images = data.open_split(small_data, TASK, "trainval", VIEW, smoke=True).images
     whole = np.asarray(images)
     assert len(images) == len(whole) == 20 and rows_on_disk(small_data) == 16
     for index in (0, -1, slice(2, 9), slice(None), np.array([19, 0, 3, 3]), [4], slice(0, 0)):
@@ -70,24 +72,24 @@ def test_images_are_indexed_like_an_array(small_data):
 @pytest.mark.parametrize("file", ["pixels.bin", "index.npz", "digits"])
 def test_a_damaged_cache_is_built_again(small_data, file):
     settled(small_data)
-    images = np.array(data.load(small_data, TASK, "trainval", 32, smoke=True).images)
+    images = np.array(data.open_split(small_data, TASK, "trainval", VIEW, smoke=True).images)
     (path,) = (small_data / ".cache").rglob(f"*{file}*")
     os.truncate(path, path.stat().st_size // 2)
-    again = data.load(small_data, TASK, "trainval", 32, smoke=True)
+    again = data.open_split(small_data, TASK, "trainval", VIEW, smoke=True)
     assert np.array_equal(again.images, images)
     path.write_bytes(b"x" * 500)
-    again = data.load(small_data, TASK, "trainval", 32, smoke=True)
+    again = data.open_split(small_data, TASK, "trainval", VIEW, smoke=True)
     assert np.array_equal(again.images, images)
 
 
 def test_tasks_and_splits_with_the_same_images_store_them_once(tmp_path):
     """CLEVR, dSprites and SmallNORB come in pairs; train800val200 repeats train800 and val200."""
-    write_benchmarks(tmp_path)
-    vtab = tasks.benchmarks()["vtab-1k"]
-    for pair in (("clevr_count", "clevr_dist"), ("dsprites_ori", "dsprites_loc")):
+    pairs = (("clevr_count", "clevr_dist"), ("dsprites_ori", "dsprites_loc"))
+    vtab = write_benchmark(tmp_path, "vtab-1k", [name for pair in pairs for name in pair])
+    for pair in pairs:
         before = rows_on_disk(tmp_path)
         one, other = (
-            [data.load(tmp_path, vtab[name], split, 16, smoke=True) for split in SMALL]
+            [data.open_split(tmp_path, vtab[name], split, View(16), smoke=True) for split in SMALL]
             for name in pair
         )
         distinct = sum(len(split.labels) for split in one) - len(one[2].labels)
@@ -101,14 +103,42 @@ def test_an_unwritable_cache_is_one_line(small_data, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(DataError, match="the cache cannot be read or written"):
-        data.load(small_data, TASK, "trainval", 32, cache=blocked, smoke=True)
+        data.open_split(small_data, TASK, "trainval", VIEW, cache=blocked, smoke=True)
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["settled files", "files just written"])
+def test_a_fingerprint_needs_no_decoding(small_data, old, monkeypatch):
+    """With a cache or without, it is the one that a split has; it follows the data."""
+
+    def now() -> str:
+        return data.current_fingerprint(small_data, TASK, "trainval", smoke=True)
+
+    if old:
+        settled(small_data)
+    before = now()
+    assert not (small_data / ".cache").exists()
+    split = data.open_split(small_data, TASK, "trainval", View(16), smoke=True)
+    assert split.fingerprint == before == now()
+    asked = []
+    monkeypatch.setattr(cache, "read_image", lambda *image: asked.append(image) or b"")
+    now()
+    assert len(asked) == (0 if old else 16)  # of settled files the cache knows the content
+    monkeypatch.undo()
+    Image.new("RGB", (32, 32), "red").save(read(small_data).paths[0])
+    changed = now()
+    assert changed != before
+    split = data.open_split(small_data, TASK, "trainval", View(16), smoke=True)
+    assert split.fingerprint == changed
+    edit(small_data, lambda lines: "\n".join([*lines[:-1], lines[-1][:-1] + "9"]).encode())
+    assert now() not in (before, changed)  # a label
 
 
 BUILD = """
 import sys, numpy
 from pathlib import Path
 from rlrr_bench.benchmarks import data, tasks
-split = data.load(Path(sys.argv[1]), tasks.get("demo", "digits"), "trainval", 96, smoke=True)
+task, view = tasks.get("demo", "digits"), data.View(96)
+split = data.open_split(Path(sys.argv[1]), task, "trainval", view, smoke=True)
 print(int(numpy.asarray(split.images).astype(numpy.int64).sum()))
 """
 
@@ -126,7 +156,9 @@ def test_two_processes_build_one_cache_and_one_is_killed(tmp_path, victim):
     both[victim].kill()
     told, _ = both[1 - victim].communicate(timeout=60)
     both[victim].communicate()
-    fresh = data.load(tmp_path, TASK, "trainval", 96, cache=tmp_path / "other", smoke=True)
+    fresh = data.open_split(
+        tmp_path, TASK, "trainval", View(96), cache=tmp_path / "other", smoke=True
+    )
     assert int(told) == int(np.asarray(fresh.images).astype(np.int64).sum())
     assert len(list(home.glob("*/pixels.bin"))) == 1 and not list(home.glob(".building-*"))
 
@@ -136,6 +168,6 @@ def test_a_truncated_image_is_named_and_leaves_no_cache(small_data, keep):
     image = read(small_data).paths[7]
     image.write_bytes(image.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"200.txt:8: .*000007.png: cannot be decoded"):
-        data.load(small_data, TASK, "trainval", 32, smoke=True)
+        data.open_split(small_data, TASK, "trainval", VIEW, smoke=True)
     left = [p.name for p in (small_data / ".cache").rglob("*") if p.is_file()]
     assert left == [".lock"]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.data`: every fault that archives are known to have, planted and found."""
+"""`rlrr-bench data`: every fault that archives are known to have, planted and found."""
 
 import json
 import os
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from rlrr_bench.benchmarks import data
-from rlrr_bench.benchmarks.data import __main__ as command
+from samples import SMALL, write_benchmarks, write_task
+
+from rlrr_bench.benchmarks import data, tasks
+from rlrr_bench.benchmarks.data import View
 from rlrr_bench.benchmarks.data import check as checking
-from samples import write_benchmarks
+from rlrr_bench.launch.cli import main
 
 VTAB = "vtab-1k"
 
@@ -51,7 +53,7 @@ def told(report, wrong: bool = True) -> str:
 def test_all_tasks_are_right(whole, monkeypatch, capsys, tmp_path):
     root, table = whole
     monkeypatch.setattr(checking, "benchmarks", lambda: table)
-    assert command.main(["check", str(root), "--json", str(tmp_path / "report.json")]) == 0
+    assert main(["data", "check", str(root), "--json", str(tmp_path / "report.json")]) == 0
     out = capsys.readouterr().out
     assert "25 tasks, 0 things wrong" in out and "note" not in out
     report = json.loads((tmp_path / "report.json").read_text())
@@ -59,7 +61,9 @@ def test_all_tasks_are_right(whole, monkeypatch, capsys, tmp_path):
     assert {task["variant"] for task in report["tasks"]} == {"jpeg", "lossless"}
     found = next(task for task in report["tasks"] if task["task"] == "kitti")
     splits = [
-        data.load(root, table[VTAB]["kitti"], split, 8, cache=tmp_path / "cache").fingerprint
+        data.open_split(
+            root, table[VTAB]["kitti"], split, View(8), cache=tmp_path / "cache"
+        ).fingerprint
         for split in ("trainval", "test")
     ]
     assert found["fingerprint"] == "+".join(splits)
@@ -71,10 +75,10 @@ def test_an_incomplete_archive_is_told(whole, monkeypatch, capsys, tmp_path):
         (tmp_path / VTAB).mkdir(exist_ok=True)
         (tmp_path / VTAB / name).symlink_to(root / VTAB / name)
     monkeypatch.setattr(checking, "benchmarks", lambda: table)
-    assert command.main(["check", str(tmp_path)]) == 1
+    assert main(["data", "check", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert f"{tmp_path / VTAB}: an incomplete archive: 12 of 19 tasks; missing: clevr_dist" in out
-    assert command.main(["check", str(tmp_path), "--tasks", "cifar100,svhn"]) == 0
+    assert main(["data", "check", str(tmp_path), "--tasks", "cifar100,svhn"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -202,48 +206,46 @@ def test_cifar_is_read_as_bytes_never_as_a_pickle(copied):
 
 
 def test_bad_usage(tmp_path, capsys, monkeypatch):
-    assert command.main(["check", str(tmp_path / "no")]) == 2
+    assert main(["data", "check", str(tmp_path / "no")]) == 2
     assert f"error: {tmp_path / 'no'}: no such folder" in capsys.readouterr().err
-    assert command.main(["check", str(tmp_path)]) == 2
+    assert main(["data", "check", str(tmp_path)]) == 2
     assert "no task there; expected folders vtab-1k" in capsys.readouterr().err
     write_one(tmp_path)
-    assert command.main(["check", str(tmp_path), "--tasks", "kity"]) == 2
-    assert command.main(["check", str(tmp_path), "--smoke", "--json", "/proc/no/x"]) == 2
+    assert main(["data", "check", str(tmp_path), "--tasks", "kity"]) == 2
+    assert main(["data", "check", str(tmp_path), "--smoke", "--json", "/proc/no/x"]) == 2
     with pytest.raises(SystemExit) as stopped:
-        command.main(["chek"])
+        main(["data", "chek"])
     assert stopped.value.code == 2
 
 
 def write_one(root: Path) -> None:
-    from samples import SMALL, write_task
 
     write_task(root, VTAB, "kitti", SMALL)
 
 
 def test_layout_names_every_task(capsys):
-    assert command.main(["layout"]) == 0
+    assert main(["data", "layout"]) == 0
     out = capsys.readouterr().out
     assert all(word in out for word in ("dsprites_ori", "Stanford-cars", "train.bin", "73728"))
 
 
 def test_the_cache_is_measured_and_pruned(tmp_path, capsys):
-    from rlrr_bench.benchmarks import tasks
 
     write_one(tmp_path)
     for path in tmp_path.rglob("*.png"):
         os.utime(path, (1, 1))
     task = tasks.get(VTAB, "kitti")
-    data.load(tmp_path, task, "test", 8, smoke=True)
-    data.load(tmp_path, task, "test", 16, smoke=True)
-    assert command.main(["cache", str(tmp_path), "--size"]) == 0
+    data.open_split(tmp_path, task, "test", View(8), smoke=True)
+    data.open_split(tmp_path, task, "test", View(16), smoke=True)
+    assert main(["data", "cache", str(tmp_path), "--size"]) == 0
     assert "v2-squash-16-bicubic  1      10" in capsys.readouterr().out
     pixels = sorted((tmp_path / ".cache").rglob("pixels.bin"))
-    assert command.main(["cache", str(tmp_path), "--prune"]) == 0
+    assert main(["data", "cache", str(tmp_path), "--prune"]) == 0
     assert sorted((tmp_path / ".cache").rglob("pixels.bin")) == pixels
     for path in (tmp_path / VTAB / "kitti/images/test").iterdir():
         Image.new("RGB", (9, 9), (int(path.stem), 0, 0)).save(path)
         os.utime(path, (2, 2))
-    data.load(tmp_path, task, "test", 8, smoke=True)
-    assert command.main(["cache", str(tmp_path), "--prune"]) == 0
+    data.open_split(tmp_path, task, "test", View(8), smoke=True)
+    assert main(["data", "cache", str(tmp_path), "--prune"]) == 0
     left = list((tmp_path / ".cache").rglob("pixels.bin"))
     assert len(left) == 1 and left[0] not in pixels

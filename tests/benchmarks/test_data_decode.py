@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rlrr_bench.benchmarks import data, tasks
 from samples import read
+
+from rlrr_bench.benchmarks import data, tasks
+from rlrr_bench.benchmarks.data import View
 
 TASK = tasks.get("demo", "digits")
 
@@ -47,7 +49,7 @@ def write_kinds(root: Path) -> data.Listing:
 def test_pixels_are_pillows(tmp_path):
     """Bicubic to a square, aspect not kept, three channels, for every kind of file."""
     listing = write_kinds(tmp_path)
-    split = data.load(tmp_path, TASK, "trainval", 24, smoke=True)
+    split = data.open_split(tmp_path, TASK, "trainval", View(24), smoke=True)
     assert split.images.shape == (len(KINDS), 24, 24, 3) and split.images.dtype == np.uint8
     for path, image in zip(listing.paths, split.images, strict=True):
         with Image.open(path) as opened:
@@ -59,7 +61,7 @@ def test_pixels_are_pillows(tmp_path):
 def test_what_pillow_does_with_odd_files(tmp_path):
     """The docstring of decode.py, spelled out: EXIF ignored, alpha dropped, 16 bits clipped."""
     listing = write_kinds(tmp_path)
-    own = data.load(tmp_path, TASK, "trainval", 24, smoke=True, resize="own")
+    own = data.open_split(tmp_path, TASK, "trainval", View(24, "own"), smoke=True)
     seen = dict(zip(KINDS, own.images, strict=True))
     rgb = np.random.default_rng(1).integers(0, 256, (30, 77, 3), dtype=np.uint8)
     with Image.open(listing.paths[list(KINDS).index("turned.jpg")]) as turned:
@@ -85,8 +87,8 @@ def test_views_are_torchvisions(tmp_path, resize, interpolation):
     mode = v2.InterpolationMode(interpolation)
     side = {"squash": (28, 28), "squash256": (32, 32), "short256": 32, "short248": 31}[resize]
     for centre in (False, True):
-        options = {"resize": resize, "centre": centre}
-        split = data.load(tmp_path, TASK, "trainval", 28, interpolation, smoke=True, **options)
+        view = View(28, resize, interpolation, centre)
+        split = data.open_split(tmp_path, TASK, "trainval", view, smoke=True)
         change = v2.Compose([v2.Resize(side, mode)] + [v2.CenterCrop(28)] * centre)
         for path, image in zip(listing.paths, split.images, strict=True):
             with Image.open(path) as opened:

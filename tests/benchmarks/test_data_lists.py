@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from rlrr_bench.benchmarks import data, tasks
-from rlrr_bench.benchmarks.data import DataError
 from samples import FGVC, SMALL, edit, labels_of, read, scaled, write_cifar, write_fgvc, write_task
+
+from rlrr_bench.benchmarks import data, tasks
+from rlrr_bench.benchmarks.data import DataError, View
 
 TASK = tasks.get("demo", "digits")
 
@@ -62,7 +63,7 @@ def test_the_table_not_the_list_says_how_long_it_is(small_data):
 
 
 def test_splits_of_a_task_are_kept_apart(small_data):
-    splits = {s: data.load(small_data, TASK, s, 32, smoke=True) for s in SMALL}
+    splits = {s: data.open_split(small_data, TASK, s, View(32), smoke=True) for s in SMALL}
     assert {s: len(split.labels) for s, split in splits.items()} == SMALL
 
 
@@ -106,7 +107,7 @@ def test_labels_come_from_all_splits_together(tmp_path):
 def test_cifar_binary_is_read_as_it_is(tmp_path):
     task = write_cifar(tmp_path, scaled(tasks.get("cifar100", "cifar100"), 0.002))
     for split in SMALL:
-        loaded = data.load(tmp_path, task, split, 32)
+        loaded = data.open_split(tmp_path, task, split, View(32))
         assert len(loaded.labels) == task.sizes[split]
         file = (
             tmp_path

@@ -1,6 +1,10 @@
-"""Tests of benchmarks.demo: pictures, tasks on disk, backbones and their checkpoints."""
+"""The demo: its pictures, its tasks on disk, its backbones and their checkpoints."""
 
 import csv
+import dataclasses
+import functools
+import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +12,16 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
 from rlrr_bench.benchmarks.data import FILES
-from rlrr_bench.benchmarks.demo import scenes, tasks
-from rlrr_bench.benchmarks.demo.__main__ import main
+from rlrr_bench.benchmarks.demo import pretrain, scenes, tasks
 from rlrr_bench.benchmarks.demo.models import MODEL_NAMES, WEIGHTS, checkpoint_path
 from rlrr_bench.benchmarks.demo.pretrain import (
     LOG_FIELDS,
     STEPS,
-    Recipe,
+    Pretraining,
     accuracy,
     labelled_images,
     train,
@@ -23,18 +29,9 @@ from rlrr_bench.benchmarks.demo.pretrain import (
 )
 from rlrr_bench.benchmarks.demo.render import CLASSES, IMAGE_SIZE, SHAPES, render
 from rlrr_bench.benchmarks.tasks import Task
-from safetensors import safe_open
-from safetensors.torch import load_file
+from rlrr_bench.launch.cli import main
 
 MODELS = sorted(MODEL_NAMES)
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The six tasks, drawn once; the folder that holds `demo`."""
-    root = tmp_path_factory.mktemp("data")
-    assert main(["data", str(root)]) == 0
-    return root
 
 
 def read_list(path: Path) -> list[tuple[str, int]]:
@@ -71,9 +68,11 @@ def test_scenes_repeat_themselves_for_a_seed(name: str) -> None:
     assert np.array_equal(first, second) and first.std() > 10
 
 
-def test_layout_is_that_of_the_archive(drawn: Path) -> None:
+def test_layout_is_that_of_the_archive_and_splits_share_no_picture(tmp_path: Path) -> None:
+    """One test, because drawing the 18,000 files of the whole set is what takes the time."""
+    assert main(["demo", "data", str(tmp_path)]) == 0
     for task in tasks.all_tasks():
-        folder = drawn / "demo" / task.name
+        folder = tmp_path / "demo" / task.name
         lists = {split: read_list(folder / f"{split}.txt") for split in FILES.values()}
         assert {key: len(lists[file]) for key, file in FILES.items()} == task.sizes
         for split, rows in lists.items():
@@ -86,50 +85,54 @@ def test_layout_is_that_of_the_archive(drawn: Path) -> None:
         assert [label for _, label in lists["train800val200"]] == [label for _, label in parts]
         for (copy, _), (original, _) in zip(lists["train800val200"], parts, strict=True):
             assert (folder / copy).read_bytes() == (folder / original).read_bytes()
+        contents = []
         for split in tasks.DRAWN_SPLITS:
             for name, _ in lists[FILES[split]]:
-                with Image.open(folder / name) as image:
+                contents.append((folder / name).read_bytes())
+                with Image.open(io.BytesIO(contents[-1])) as image:
                     image.load()
                     assert (image.size, image.mode) == ((IMAGE_SIZE, IMAGE_SIZE), "RGB")
-
-
-def test_splits_share_no_picture(drawn: Path) -> None:
-    for task in tasks.all_tasks():
-        images = drawn / "demo" / task.name / "images"
-        contents = [
-            path.read_bytes()
-            for split in tasks.DRAWN_SPLITS
-            for path in (images / FILES[split]).iterdir()
-        ]
         assert len(set(contents)) == len(contents)
+    shutil.rmtree(tmp_path / "demo")  # else pytest keeps these many files for three sessions
 
 
 def test_a_complete_set_is_left_alone_and_a_broken_one_replaced(
-    drawn: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image = drawn / "demo" / "cells" / "images" / "test" / "000000.png"
+    shorter = [
+        dataclasses.replace(task, sizes={"train": 8, "val": 4, "trainval": 12, "test": 8})
+        for task in tasks.all_tasks()
+    ]
+    monkeypatch.setattr(tasks, "all_tasks", lambda: shorter)
+    assert main(["demo", "data", str(tmp_path)]) == 0
+    assert f"wrote {tmp_path / 'demo'}" in capsys.readouterr().out
+    image = tmp_path / "demo" / "cells" / "images" / "test" / "000000.png"
     before = image.stat()
-    assert tasks.write_tasks(drawn) is False
+    assert main(["demo", "data", str(tmp_path)]) == 0
+    assert f"{tmp_path / 'demo'} is complete already" in capsys.readouterr().out
     assert image.stat().st_mtime_ns == before.st_mtime_ns
 
     pixels = image.read_bytes()
     image.unlink()
-    assert tasks.write_tasks(drawn) is True
+    assert tasks.write_tasks(tmp_path) is True
     assert image.read_bytes() == pixels  # drawn anew, the same
 
     monkeypatch.setattr(tasks, "VERSION", tasks.VERSION + 1)
-    assert not tasks.is_complete(drawn / "demo")
-    assert [path.name for path in drawn.iterdir()] == ["demo"]
+    assert not tasks.is_complete(tmp_path / "demo")
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
-def test_a_run_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(task: Task, folder: Path) -> None:
         folder.mkdir(parents=True)
         if task.name == "cells":
             raise OSError("disk full")
 
     monkeypatch.setattr(tasks, "write_task", fail)
-    assert main(["data", str(tmp_path)]) == 2
+    assert main(["demo", "data", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "error: disk full\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -138,7 +141,7 @@ def test_a_foreign_folder_is_not_touched(
 ) -> None:
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine.txt").write_text("keep")
-    assert main(["data", str(tmp_path)]) == 2
+    assert main(["demo", "data", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert (tmp_path / "demo" / "mine.txt").read_text() == "keep"
@@ -160,7 +163,7 @@ def test_bad_arguments_end_with_one_line(
     argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(argv)
+        main(["demo", *argv])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
@@ -198,7 +201,7 @@ def test_committed_checkpoint_is_as_good_as_its_header_says(model: str) -> None:
         header = file.metadata()
     # The bare command regenerates the committed checkpoint.
     assert header["steps"] == str(STEPS[model])
-    assert header["command"] == Recipe(model=model, steps=STEPS[model]).command
+    assert header["command"] == Pretraining(model=model, steps=STEPS[model]).command
     assert header["classes"] == str(len(CLASSES))
     assert header["class_names"].split() == ["/".join(name) for name in CLASSES]
     with (WEIGHTS / f"{MODEL_NAMES[model]}.log.csv").open(newline="") as file:
@@ -224,14 +227,18 @@ def test_turning_keeps_each_picture_whole() -> None:
 
 
 def test_training_repeats_itself_for_a_seed() -> None:
-    recipe = Recipe(steps=2, batch_size=16, pool_size=48, held_out=16, seed=5)
+    recipe = Pretraining(steps=2, batch_size=16, pool_size=48, held_out=16, seed=5)
     first, second = (train(recipe, lambda *_: None)[0].state_dict() for _ in range(2))
     assert all(torch.allclose(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_one_step_of_pretraining_writes_a_checkpoint(model: str, tmp_path: Path) -> None:
-    assert main(["pretrain", "--model", model, "--steps", "1", "--out", str(tmp_path)]) == 0
+def test_one_step_of_pretraining_writes_a_checkpoint(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = functools.partial(Pretraining, pool_size=512, held_out=256)
+    monkeypatch.setattr(pretrain, "Pretraining", short)
+    assert main(["demo", "pretrain", "--model", model, "--steps", "1", "--out", str(tmp_path)]) == 0
     name = MODEL_NAMES[model]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"{name}.log.csv",
@@ -245,6 +252,4 @@ def test_one_step_of_pretraining_writes_a_checkpoint(model: str, tmp_path: Path)
     with safe_open(tmp_path / f"{name}.safetensors", framework="pt") as file:
         header = file.metadata()
     assert header["seed"] == "0"
-    assert header["command"] == (
-        f"python -m benchmarks.demo pretrain --model {model} --steps 1 --seed 0"
-    )
+    assert header["command"] == (f"rlrr-bench demo pretrain --model {model} --steps 1 --seed 0")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from rlrr_bench.benchmarks import devices
 
 

@@ -1,66 +1,48 @@
 """Every task of the paper in its own layout: read, decoded, trained on for a step and scored."""
 
 import dataclasses
-import json
 import math
-from pathlib import Path
 
 import pytest
-from rlrr_bench.benchmarks import recipes, run, tasks
+from samples import write_benchmark
+
+from rlrr_bench.benchmarks import provenance, recipes, run, tasks
 from rlrr_bench.benchmarks.config import RunConfig
-from rlrr_bench.benchmarks.run import Place
-from rlrr_bench.launch import sweep
+from rlrr_bench.benchmarks.context import RunContext
+from rlrr_bench.benchmarks.record import Results, RunRecord
+from rlrr_bench.launch.cli import main
 from rlrr_bench.paper_tables import specs
-from samples import scaled, write_benchmarks, write_fgvc
 
 VIT = "vit_demo_patch8_32.shapes"
 SCALE = 0.0005
-SWEPT = [("vpt", b, name) for b in ("vtab-1k", "fgvc") for name in tasks.benchmarks()[b]]
-SWEPT += [("rlrr", "fgvc", name) for name in tasks.benchmarks()["fgvc"]]
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory) -> dict[str, Path]:
-    """All 25 tasks with short lists; FGVC in the other layout too."""
-    roots = {layout: tmp_path_factory.mktemp(layout) for layout in ("vpt", "rlrr")}
-    write_benchmarks(roots["vpt"], SCALE)
-    for task in tasks.benchmarks()["fgvc"].values():
-        write_fgvc(roots["rlrr"], scaled(task, SCALE), 12, "rlrr")
-    return roots
-
-
-@pytest.fixture(scope="module")
-def swept(written, tmp_path_factory) -> dict[tuple[str, str, str], dict]:
-    """Records of Tables 2 and 3, a row each, with the demo's backbone in place of ViT-B/16."""
-    big = {row.backbone for t in ("table2", "table3") for row in specs.load(t).rows.values()}
+@pytest.mark.parametrize(
+    "layout, table, row",
+    [("vpt", "2", "rlrr"), ("vpt", "3", "rlrr-augreg"), ("rlrr", "3", "rlrr-augreg")],
+)
+def test_every_task_through_the_sweep(layout, table, row, tmp_path, monkeypatch):
+    """A row of Tables 2 and 3, with the demo's backbone in place of ViT-B/16."""
+    benchmark, data = {"2": "vtab-1k", "3": "fgvc"}[table], tmp_path / "data"
+    write_benchmark(data, benchmark, None, SCALE, fgvc=layout)
+    provenance.at_start.cache_clear()  # of this process: the sweep compares the code with it
+    big = {row.backbone for row in specs.spec(f"table{table}").rows.values()}
     small = specs.Profile("paper", (0,), backbones=dict.fromkeys(big, VIT))
-    found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(specs, "profile", lambda _: small)
-        for layout, table, row in (
-            ("vpt", 2, "rlrr"),
-            ("vpt", 3, "rlrr-augreg"),
-            ("rlrr", 3, "rlrr-augreg"),
-        ):
-            results = tmp_path_factory.mktemp("results")
-            words = ["--table", table, "--rows", row, "--data", written[layout], "--smoke"]
-            words += ["--results", results, "--out", results / "out", "--cluster", "debug"]
-            words += ["--epochs", 1, "--set", "batch_size=8", "--set", "drop_last=true"]
-            assert sweep.main([str(word) for word in words]) == 0
-            for path in (results / "runs").glob("*.json"):
-                record = json.loads(path.read_text())
-                config = record["config"]
-                found[layout, config["benchmark"], config["task"]] = record
-    return found
-
-
-@pytest.mark.parametrize("layout, benchmark, name", SWEPT)
-def test_every_task_through_the_sweep(swept, layout, benchmark, name):
-    record = swept[layout, benchmark, name]
-    assert record["error"] is None and 0 <= record["top1_last"] <= 100
-    assert math.isfinite(record["curve"][-1]["loss"])
-    assert record["params_head"] % tasks.get(benchmark, name).num_classes == 0
-    assert record["config"]["recipe"]["batch_size"] == 8 and record["config"]["smoke"]
+    monkeypatch.setattr(specs, "profile", lambda _: small)
+    words = ["sweep", "--table", table, "--rows", row, "--data", data, "--smoke"]
+    words += ["--results", tmp_path, "--out", tmp_path / "out", "--cluster", "debug"]
+    words += ["--epochs", 1, "--set", "batch_size=8", "--set", "drop_last=true"]
+    assert main([str(word) for word in words]) == 0
+    records = {}
+    for path, record in Results(tmp_path).all():
+        assert isinstance(record, RunRecord), f"{path}: {record}"
+        records[record.config.task] = Results(tmp_path).read(record.run_id)
+    assert sorted(records) == sorted(tasks.benchmarks()[benchmark])
+    for name, record in records.items():
+        assert record.error is None and 0 <= record.top1_last <= 100, name
+        assert math.isfinite(record.curve[-1]["loss"]), name
+        assert record.params_head % tasks.get(benchmark, name).num_classes == 0, name
+        assert record.config.recipe.batch_size == 8 and record.config.smoke, name
 
 
 def one_step(benchmark: str, name: str, recipe: str, method: str) -> RunConfig:
@@ -76,15 +58,17 @@ def one_step(benchmark: str, name: str, recipe: str, method: str) -> RunConfig:
 
 @pytest.mark.parametrize("recipe, method", [("ssf", "ssf"), ("vpt_deep", "vpt"), ("arc", "arc")])
 @pytest.mark.parametrize("layout", ["vpt", "rlrr"])
-def test_fgvc_as_each_source_has_it(written, layout, recipe, method):
+def test_fgvc_as_each_source_has_it(layout, recipe, method, tmp_path):
+    write_benchmark(tmp_path, "fgvc", ["StanfordDogs"], SCALE, fgvc=layout)
     config = one_step("fgvc", "StanfordDogs", recipe, method)
     assert config.train_split == ("trainval" if recipe == "ssf" else "train")
-    record = run.execute(config, Place(written[layout]))
-    assert record["error"] is None and math.isfinite(record["curve"][-1]["loss"])
+    record = run.execute(config, RunContext(tmp_path))
+    assert record.error is None and math.isfinite(record.curve[-1]["loss"])
 
 
-def test_all_of_cifar100(written):
+def test_all_of_cifar100(tmp_path):
+    write_benchmark(tmp_path, "cifar100", None, SCALE)
     config = one_step("cifar100", "cifar100", "rlrr", "rlrr")
-    record = run.execute(config, Place(written["vpt"]))
-    assert record["error"] is None and record["data_variant"] == "bin"
-    assert math.isfinite(record["curve"][-1]["loss"])
+    record = run.execute(config, RunContext(tmp_path))
+    assert record.error is None and record.data_variant == "bin"
+    assert math.isfinite(record.curve[-1]["loss"])

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from small_models import SUPPORTED, adapted, images, perturb
+
 from rlrr_bench.benchmarks import frozen, trainer
 from rlrr_bench.benchmarks.config import Recipe
 from rlrr_bench.benchmarks.data import Split
 from rlrr_bench.benchmarks.pixels import Feed, Pixels
+from rlrr_bench.benchmarks.trainer import Procedure
 from rlrr_bench.methods.anatomy import forward_steps, set_drop_path, set_dropout
-from small_models import SUPPORTED, adapted, images, perturb
 
 CPU = torch.device("cpu")
 PIXELS = Pixels((0.5,) * 3, (0.5,) * 3)
@@ -25,7 +27,8 @@ def train(kind: str, name: str, options: dict, plain: bool, pixels: Pixels = FLI
     recipe = Recipe(optimizer="sgd", lr=1e-2, epochs=3, warmup_epochs=0, batch_size=8)
     model = perturb(adapted(kind, name, options))
     torch.manual_seed(0)
-    outcome = trainer.train(model, data(), data(1), recipe, pixels, 0, CPU, plain=plain)
+    how = Procedure(plain=plain)
+    outcome = trainer.train(model, data(), data(1), recipe=recipe, pixels=pixels, seed=0, how=how)
     return outcome, {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
 

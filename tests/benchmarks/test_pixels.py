@@ -8,15 +8,16 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.data import Mixup
+from torchvision.transforms import v2
+
+from rlrr_bench import methods
 from rlrr_bench.benchmarks import trainer
 from rlrr_bench.benchmarks.config import Recipe
 from rlrr_bench.benchmarks.data import Split
 from rlrr_bench.benchmarks.demo import models  # noqa: F401  registers the demo's backbones
 from rlrr_bench.benchmarks.pixels import Feed, Mixing, Pixels, random_box, resized
-from timm.data import Mixup
-from torchvision.transforms import v2
-
-from rlrr_bench import methods
+from rlrr_bench.benchmarks.trainer import Procedure
 
 CPU = torch.device("cpu")
 PLAIN = Pixels((0.0,) * 3, (1.0,) * 3)
@@ -141,7 +142,9 @@ def train(method: str, recipe: Recipe, **more):
     methods.apply(method, model)
     pixels = Pixels((0.5,) * 3, (0.5,) * 3, True, recipe.crop, 32)
     test = dataclasses.replace(split(), images=split().images[:, 4:36, 4:36])
-    return model, trainer.train(model, split(), test, recipe, pixels, 0, CPU, **more)
+    how = Procedure(**more)
+    outcome = trainer.train(model, split(), test, recipe=recipe, pixels=pixels, seed=0, how=how)
+    return model, outcome
 
 
 AUGMENTED = Recipe(

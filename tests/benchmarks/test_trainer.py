@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import timm
 import torch
-from rlrr_bench.benchmarks import recipes, tasks, trainer
-from rlrr_bench.benchmarks.config import Recipe
-from rlrr_bench.benchmarks.data import Split
-from rlrr_bench.benchmarks.trainer import Diverged, Pixels, learning_rate, make_optimizer
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from rlrr_bench import methods
+from rlrr_bench.benchmarks import recipes, tasks, trainer
+from rlrr_bench.benchmarks.config import Recipe
+from rlrr_bench.benchmarks.data import Split
+from rlrr_bench.benchmarks.pixels import Pixels
+from rlrr_bench.benchmarks.trainer import Diverged, Procedure, learning_rate, make_optimizer
 
-CPU = torch.device("cpu")
 HALF = Pixels((0.5,) * 3, (0.5,) * 3)
 VIT_B = "vit_base_patch16_224.orig_in21k"
 
@@ -123,7 +123,10 @@ def test_decay_groups():
 def run(recipe: Recipe, model: nn.Module | None = None, seed: int = 0, **more):
     model = model or net()
     torch.manual_seed(seed)
-    outcome = trainer.train(model, noise(), noise(seed=1), recipe, HALF, seed, CPU, **more)
+    how = Procedure(**more)
+    outcome = trainer.train(
+        model, noise(), noise(seed=1), recipe=recipe, pixels=HALF, seed=seed, how=how
+    )
     return outcome, {k: v.clone() for k, v in model.state_dict().items()}
 
 

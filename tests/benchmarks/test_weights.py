@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from rlrr_bench.benchmarks import backbones, weights
-from rlrr_bench.benchmarks.backbones import create, identify
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from weight_files import (
@@ -22,6 +20,11 @@ from weight_files import (
     swin_model,
     write_npz,
 )
+
+from rlrr_bench.benchmarks import backbones, weights
+from rlrr_bench.benchmarks.backbones import create, identify
+
+pytestmark = pytest.mark.usefixtures("fresh_cache")
 
 # --- what a file is -------------------------------------------------------------------------------
 

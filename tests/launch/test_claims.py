@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from rlrr_bench.benchmarks.record import Results
 from rlrr_bench.launch.claims import Claims
 
@@ -22,7 +23,7 @@ def test_a_claim_is_taken_once(tmp_path):
 
 
 def test_the_claim_of_a_dead_process_is_taken_over(tmp_path):
-    code = "import sys; from launch.claims import Claims; Claims(sys.argv[1]).take('a')"
+    code = "import sys; from rlrr_bench.launch.claims import Claims; Claims(sys.argv[1]).take('a')"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     claims = Claims(tmp_path)
     assert list(claims.folder.glob("a.*.json")) and claims.holders() == {}
@@ -33,7 +34,7 @@ def test_the_claim_of_a_dead_process_is_taken_over(tmp_path):
 def test_a_reused_pid_is_not_the_owner(tmp_path):
     claims = Claims(tmp_path)
     claims.take("a")
-    path, holder = next(claims.folder.iterdir()), claims.holders()["a"]
+    path, holder = next(claims.folder.iterdir()), claims.holders()["a"].to_dict()
     path.write_text(json.dumps(holder | {"born": "1"}))
     assert claims.holders() == {} and claims.take("a")
 
@@ -41,7 +42,7 @@ def test_a_reused_pid_is_not_the_owner(tmp_path):
 def test_a_claim_on_another_host_stands(tmp_path):
     claims = Claims(tmp_path)
     claims.take("a")
-    path, holder = next(claims.folder.iterdir()), claims.holders()["a"]
+    path, holder = next(claims.folder.iterdir()), claims.holders()["a"].to_dict()
     path.write_text(json.dumps(holder | {"host": "elsewhere", "pid": 2**22}))
     assert set(claims.holders()) == {"a"} and not claims.take("a")
 
@@ -56,7 +57,8 @@ def test_a_damaged_claim_is_replaced(tmp_path):
 def test_clean_removes_what_the_dead_left(tmp_path):
     claims = Claims(tmp_path)
     claims.take("mine")
-    code = "import sys; from launch.claims import Claims; Claims(sys.argv[1]).take('theirs')"
+    code = "import sys; from rlrr_bench.launch.claims import Claims; "
+    code += "Claims(sys.argv[1]).take('theirs')"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     drafts(claims.folder, "claim")
     claims.clean()

@@ -4,14 +4,16 @@ import argparse
 from pathlib import Path
 
 import pytest
+
+from rlrr_bench.launch.cli import flags
 from rlrr_bench.launch.slurm import settings
 from rlrr_bench.methods.errors import InputError
 
 
 def load(*words: str) -> settings.Settings:
     parser = argparse.ArgumentParser()
-    settings.add_flags(parser)
-    return settings.load(parser.parse_args(words))
+    flags.add_slurm(parser)
+    return flags.settings(parser.parse_args(words))
 
 
 def test_the_shipped_file_is_complete_and_its_values_reach_submitit():

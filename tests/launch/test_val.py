@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import sweep, typed
+from test_sweep import folders, records
+
 from rlrr_bench.benchmarks.demo.tasks import write_tasks
-from test_sweep import folders, records, sweep
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,8 @@ def data(tmp_path_factory) -> Path:
 def words(data: Path, path: Path, *more: str) -> list[str]:
     return [
         *("--table", "2", "--profile", "demo", "--protocol", "val", "--rows", "linear,bias"),
-        *("--tasks", "digits,cells", "--epochs", "2", "--data", str(data), *folders(path), *more),
+        *("--tasks", "digits,cells", "--epochs", "2", "--data", str(data), *folders(path)),
+        *("--workers", "1", *more),
     ]
 
 
@@ -66,7 +69,7 @@ def test_the_grid_then_the_winner_and_test_labels_decide_nothing(data, tmp_path)
         assert final["top1_last"] is not None and final["top1_val"] is None
 
     noisy = with_noise_for_test_labels(data, tmp_path / "noisy")
-    assert sweep(*words(noisy, tmp_path / "b")).returncode == 0
+    assert typed(*words(noisy, tmp_path / "b")).returncode == 0
     trials_b, finals_b = by_stage(tmp_path / "b")
     assert finals_b.keys() == finals.keys()  # the same settings won
     assert {k: r["top1_val"] for k, r in trials_b.items()} == {
@@ -74,20 +77,20 @@ def test_the_grid_then_the_winner_and_test_labels_decide_nothing(data, tmp_path)
     }
     assert any(finals_b[k]["top1_last"] < finals[k]["top1_last"] - 5 for k in finals)
 
-    again = sweep(*words(data, tmp_path / "a"))
+    again = typed(*words(data, tmp_path / "a"))
     assert "nothing to run: 16 of 16 runs have a record" in again.stdout
 
 
 def test_it_goes_on_from_any_point(data, tmp_path):
-    assert sweep(*words(data, tmp_path)).returncode == 0
+    assert typed(*words(data, tmp_path)).returncode == 0
     whole = records(tmp_path)
     trials, finals = by_stage(tmp_path)
     lost = [next(iter(finals)), next(iter(trials)), list(trials)[-1]]
     for run_id in lost:
         (tmp_path / "results" / "runs" / f"{run_id}.json").unlink()
-    status = sweep(*words(data, tmp_path, "--status")).stdout
+    status = typed(*words(data, tmp_path, "--status")).stdout
     assert re.search(r"all +\d+ +0 +0 +0 +2 +\d", status) and "waiting" in status
-    done = sweep(*words(data, tmp_path))
+    done = typed(*words(data, tmp_path))
     assert done.returncode == 0, done.stderr
     assert "2 runs to do, " in done.stdout
     after = records(tmp_path)
@@ -100,22 +103,22 @@ def test_it_goes_on_from_any_point(data, tmp_path):
 
 def test_a_trial_that_failed_keeps_its_cell_open_until_it_is_tried_again(data, tmp_path):
     one = [*words(data, tmp_path), "--rows", "linear", "--tasks", "cells"]
-    assert sweep(*one).returncode == 0
+    assert typed(*one).returncode == 0
     trials, finals = by_stage(tmp_path)
     (final,), trial = finals, next(iter(trials))
     runs = tmp_path / "results" / "runs"
     (runs / f"{final}.json").unlink()
     failure = trials[trial] | {"status": "failed", "error": "the worker process died (signal 9)"}
     (runs / f"{trial}.json").write_text(json.dumps(failure, indent=1) + "\n")
-    stuck = sweep(*one)
+    stuck = typed(*one)
     assert "nothing to run" in stuck.stdout and "1 more wait for trials that failed" in stuck.stdout
     assert not (runs / f"{final}.json").exists()
-    assert sweep(*one, "--retry-failed").returncode == 0
+    assert typed(*one, "--retry-failed").returncode == 0
     assert by_stage(tmp_path)[1].keys() == {final}
 
 
 def test_the_dry_run_counts_what_follows(data, tmp_path):
-    shown = sweep(*words(data, tmp_path, "--dry-run", "--seeds", "0,1")).stdout
+    shown = typed(*words(data, tmp_path, "--dry-run", "--seeds", "0,1")).stdout
     assert re.search(r"Linear probing .* 6 \+ 4\n", shown)
     assert "8 cells, 20 runs; 0 done, 12 to do, 8 to follow" in shown
     assert not (tmp_path / "results").exists()

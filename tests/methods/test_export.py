@@ -1,4 +1,4 @@
-"""Trained tensors kept by runs, and `python -m methods export`."""
+"""Trained tensors kept by runs, and `rlrr-bench export`."""
 
 import dataclasses
 import json
@@ -7,14 +7,14 @@ import pytest
 import safetensors
 import timm
 import torch
-from rlrr_bench.benchmarks import backbones, export, run
-from rlrr_bench.benchmarks.config import RunConfig
-from rlrr_bench.benchmarks.record import Results, failed
-from rlrr_bench.benchmarks.run import Place
-from rlrr_bench.methods.__main__ import main
 from safetensors.torch import load_file
 
 from rlrr_bench import methods
+from rlrr_bench.benchmarks import backbones, export, run
+from rlrr_bench.benchmarks.config import RunConfig
+from rlrr_bench.benchmarks.context import RunContext
+from rlrr_bench.benchmarks.record import Results, RunRecord
+from rlrr_bench.launch.cli import main
 
 VIT, SWIN = "vit_demo_patch8_32.shapes", "swin_demo_patch4_window4_32.shapes"
 CLASSES = 10  # of the demo's task digits
@@ -28,6 +28,11 @@ def images() -> torch.Tensor:
 @torch.no_grad()
 def logits(model: torch.nn.Module) -> torch.Tensor:
     return model.eval()(images())
+
+
+def done(config: RunConfig) -> RunRecord:
+    """A record of a run that ended well, with as little in it as one may have."""
+    return RunRecord(run_id=config.run_id, status="done", config=config, top1_last=50.0)
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def trained(small_config, results):
                     parameter.add_(0.05 * torch.randn_like(parameter))
         folder = results.folder / "deltas"
         export.save_delta(model, config, backbone.fingerprint, folder, 64.0)
-        results.write({**failed(config, ""), "status": "done", "error": None})
+        results.write(done(config))
         return config, model
 
     return make
@@ -64,23 +69,23 @@ def command(run_id: str, results: Results, *words: str) -> int:
 
 def test_a_run_keeps_what_it_trained(small_config, small_data, tmp_path):
     config = dataclasses.replace(small_config, method="lora", options={"rank": 2})
-    record = run.execute(config, Place(small_data, deltas=tmp_path / "deltas"))
-    assert record["error"] is None
+    record = run.execute(config, RunContext(small_data, deltas=tmp_path / "deltas"))
+    assert record.done and record.error is None
     (path,) = (tmp_path / "deltas").iterdir()
     assert path.name == f"{config.run_id}.safetensors" and path.stat().st_mode & 0o777 == 0o644
     tensors, metadata, read = export.read_delta(path)
     assert read == config and RunConfig.from_dict(json.loads(metadata["config"])) == config
     assert metadata["backbone"] == VIT and metadata["method"] == "lora"
-    assert metadata["weights_fingerprint"] == record["weights_fingerprint"]
+    assert metadata["weights_fingerprint"] == record.weights_fingerprint
     assert json.loads(metadata["options"])["rank"] == 2
     trained = {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
-    assert sum(t.numel() for t in trained.values()) == record["params_total"]
+    assert sum(t.numel() for t in trained.values()) == record.params_total
     assert any(t.any() for name, t in tensors.items() if "lora_B" in name)
 
 
 def test_without_being_asked_or_above_the_limit_nothing_is_kept(small_config, small_data, tmp_path):
-    run.execute(small_config, Place(small_data))
-    run.execute(small_config, Place(small_data, deltas=tmp_path / "deltas", deltas_mb=0.0))
+    run.execute(small_config, RunContext(small_data))
+    run.execute(small_config, RunContext(small_data, deltas=tmp_path / "deltas", deltas_mb=0.0))
     assert not (tmp_path / "deltas").exists()
 
 
@@ -134,9 +139,9 @@ def test_mistakes_are_one_line(trained, results, tmp_path, small_config, capsys)
     adapter, _ = trained("adapter")
     linear, _ = trained("linear")
     lost = dataclasses.replace(small_config, seed=5)
-    results.write({**failed(lost, ""), "status": "done"})
+    results.write(done(lost))
     broken = dataclasses.replace(small_config, seed=6)
-    results.write(failed(broken, "Diverged: loss is nan"))
+    results.write(RunRecord.failed(broken, "Diverged: loss is nan"))
     damaged = dataclasses.replace(small_config, seed=7)
     (results.folder / "deltas" / f"{damaged.run_id}.safetensors").write_bytes(b"12345678")
     cases = [

@@ -56,10 +56,10 @@ def swin_block_by_loops(block, x, prompts):
     new_x, outputs = torch.empty_like(x), []
     for top in range(0, h, size):
         for start in range(0, w, size):
-            # places of the window in the shifted image, and where they came from
-            places = [(top + i, start + j) for i in range(size) for j in range(size)]
-            source = [((i + shift) % h, (j + shift) % w) for i, j in places]
-            wrapped = [(i + shift >= h, j + shift >= w) for i, j in places]
+            # the window's tokens in the shifted image, and where they came from
+            positions = [(top + i, start + j) for i in range(size) for j in range(size)]
+            source = [((i + shift) % h, (j + shift) % w) for i, j in positions]
+            wrapped = [(i + shift >= h, j + shift >= w) for i, j in positions]
             tokens = torch.cat([z, torch.stack([y[i, j] for i, j in source])])
             q, k, v = attn.qkv(tokens).view(p + size**2, 3, heads, d // heads).unbind(1)
             result = torch.empty(p + size**2, heads, d // heads, dtype=x.dtype)
@@ -67,7 +67,7 @@ def swin_block_by_loops(block, x, prompts):
                 scores = q[:, head] @ k[:, head].T / (d // heads) ** 0.5
                 for a in range(size**2):
                     for b in range(size**2):
-                        (i, j), (m, n) = places[a], places[b]
+                        (i, j), (m, n) = positions[a], positions[b]
                         entry = (i - m + size - 1) * (2 * size - 1) + j - n + size - 1
                         scores[p + a, p + b] += table[entry, head]
                         if wrapped[a] != wrapped[b]:  # not neighbours in the image
@@ -75,8 +75,8 @@ def swin_block_by_loops(block, x, prompts):
                 result[:, head] = scores.softmax(1) @ v[:, head]
             output = attn.proj(result.flatten(1))
             outputs.append(output[:p])
-            for place, token in zip(source, output[p:], strict=True):
-                new_x[place] = token
+            for position, token in zip(source, output[p:], strict=True):
+                new_x[position] = token
     x, prompts = x + new_x, prompts + torch.stack(outputs).mean(0)
     return tuple(t + block.mlp(block.norm2(t)) for t in (x, prompts))
 

@@ -1,17 +1,18 @@
 """Finding methods, their options and their command line."""
 
+import runpy
 import subprocess
 import sys
 
 import pytest
-from rlrr_bench.methods import registry
-from rlrr_bench.methods.__main__ import main
 
 from rlrr_bench import methods
+from rlrr_bench.launch.cli import main
+from rlrr_bench.methods import catalogue, registry
 
-PLUGIN = '''"""Head bias only: nothing else is trained.
+PLUGIN = '''"""Norm bias only: nothing else is trained.
 
-Parameters: none.
+Parameters: D.
 """
 from dataclasses import dataclass
 
@@ -33,16 +34,14 @@ def plugin(tmp_path):
     path.write_text(PLUGIN)
     yield path
     registry._plugins.clear()
-    registry._files.cache_clear()
-    for cached in (registry.load, registry._options_class, registry._tree):
-        cached.cache_clear()
+    registry._forget()
 
 
 def test_names():
     names = methods.names()
     assert names == sorted(names)
     assert {"rlrr", "full", "vpt", "adapter", "fact", "arc"} <= set(names)
-    assert not {"anatomy", "adapted", "attach", "registry"} & set(names)
+    assert not {"anatomy", "adapted", "lifecycle", "registry", "catalogue"} & set(names)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ def test_names():
     [
         ("rlr", {}, "rlrr"),
         ("lora2", {}, "lora"),
-        ("zzz", {}, "vpt"),  # nothing is near: all names
+        ("zzz", {}, "lora"),  # nothing is near: all names, or the first fifteen
         ("lora", {"rnk": 4}, "rank"),
         ("lora", {"rank": "four"}, "int"),
         ("lora", {"rank": 2.5}, "int"),
@@ -91,7 +90,7 @@ def test_plugin_from_a_file(plugin):
     assert methods.add_plugin(plugin) == "norm_bias"
     assert methods.add_plugin(plugin) == "norm_bias"  # twice is once
     assert "norm_bias" in methods.names()
-    assert methods.describe("norm_bias").startswith("Head bias only")
+    assert methods.describe("norm_bias").startswith("Norm bias only")
     assert methods.options("norm_bias", {"speed": 2}).speed == 2.0
     model = timm.models.VisionTransformer(img_size=32, embed_dim=32, depth=1, num_heads=2)
     assert methods.parameters(methods.apply("norm_bias", model))["peft"] == 32
@@ -114,7 +113,8 @@ def test_plugin_files_that_do_not_fit(tmp_path, plugin):
 
 def test_planning_needs_no_torch():
     code = (
-        "import sys, methods\n"
+        "import sys\n"
+        "from rlrr_bench import methods\n"
         "assert len(methods.names()) > 10\n"
         "for name in methods.names():\n"
         "    methods.options(name), methods.describe(name)\n"
@@ -131,15 +131,21 @@ def test_first_lines_of_docstrings_are_short():
         assert "Parameters:" in "\n".join(rest), name
 
 
-def test_command_line(capsys, plugin):
-    assert main([]) == 0
+def test_command_line(capsys):
+    assert main(["methods"]) == 0
     listing = capsys.readouterr().out
     assert all(name in listing for name in methods.names())
     assert "288,768" in listing
-    assert main(["show", "vpt", "--backbone", "swin_base_patch4_window7_224.ms_in22k"]) == 0
+    assert main(["methods", "show", "vpt", "--backbone", catalogue.SWIN_B]) == 0
     shown = capsys.readouterr().out
     assert "prompts: int = 10" in shown and "120,320" in shown
-    assert main(["--plugin", str(plugin), "show", "norm_bias"]) == 0
+
+
+@pytest.mark.parametrize("first", ["--plugin", "show"])
+def test_command_line_with_a_plugin(capsys, plugin, first):
+    given = ["--plugin", str(plugin)]
+    words = [*given, "show"] if first == "--plugin" else ["show", *given]
+    assert main(["methods", *words, "norm_bias"]) == 0
     assert "peft 768" in capsys.readouterr().out
 
 
@@ -151,12 +157,23 @@ def test_command_line(capsys, plugin):
     ],
 )
 def test_command_line_mistakes(arguments, near, capsys):
-    assert main(arguments) == 2
+    assert main(["methods", *arguments]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ") and near in message and message.count("\n") == 1
 
 
-def test_module_entry_point():
-    for arguments, code in (([], 0), (["show", "no-such-method"], 2)):
-        command = [sys.executable, "-m", "methods", *arguments]
-        assert subprocess.run(command, capture_output=True).returncode == code
+@pytest.mark.parametrize("name, code", [("lora", 0), ("no-such-method", 2)])
+def test_module_entry_point(name, code, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["rlrr_bench", "methods", "show", name])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("rlrr_bench", run_name="__main__")
+    assert stopped.value.code == code
+    assert ("294,912" in capsys.readouterr().out) == (code == 0)
+
+
+def test_module_entry_point_in_a_process_of_its_own():
+    """The one test here that starts the command line as people do."""
+    command = [sys.executable, "-m", "rlrr_bench", "methods", "show", "no-such-method"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: unknown method")

@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from rlrr_bench.methods.anatomy import set_drop_path, set_dropout
 from small_models import backbone, images
 from timm.layers import DropPath
 from torch import nn
 
 from rlrr_bench import methods
+from rlrr_bench.methods.anatomy import set_drop_path, set_dropout
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -1,17 +1,21 @@
 """The audit of the printed Params.(M) columns, and what the specs say for it."""
 
+import contextlib
 import csv
+import pickle
 import time
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+
+from rlrr_bench import methods
 from rlrr_bench.benchmarks import tasks
+from rlrr_bench.launch.cli import main
 from rlrr_bench.methods.errors import ConfigError
 from rlrr_bench.paper_tables import audit, specs
 from rlrr_bench.paper_tables.audit import DIFFERS, EQUAL, SOLVED
-
-from rlrr_bench import methods
 
 # Worked out by hand from the methods' formulas and the tasks' class counts, to 4 decimals.
 COMPUTED = {
@@ -56,11 +60,24 @@ DIFFERING = {
 
 
 @pytest.fixture(scope="module")
-def lines() -> dict[tuple[str, str], audit.Line]:
-    began = time.perf_counter()
-    found = {(line.table, line.row): line for line in audit.audit()}
-    assert time.perf_counter() - began < 60
-    return found
+def folder(shared) -> Path:
+    """The audit: its lines, and what the command printed and wrote."""
+
+    def make(root: Path) -> None:
+        began = time.perf_counter()
+        lines = audit.audit()
+        assert time.perf_counter() - began < 60
+        (root / "lines.pickle").write_bytes(pickle.dumps(lines))
+        with (root / "told.txt").open("w") as file, contextlib.redirect_stdout(file):
+            assert main(["audit", "--csv", str(root / "new" / "audit.csv")]) == 0
+
+    return shared("audit", make)
+
+
+@pytest.fixture(scope="module")
+def lines(folder) -> dict[tuple[str, str], audit.AuditLine]:
+    lines = pickle.loads((folder / "lines.pickle").read_bytes())
+    return {(line.table, line.row): line for line in lines}
 
 
 def test_every_row_of_tables_2_to_6_has_a_verdict(lines):
@@ -92,18 +109,25 @@ def test_heads_are_counted_as_built(lines):
     assert computed == pytest.approx(sum(totals) / len(totals) / 1e6, abs=1e-6)
 
 
-def test_command(lines, tmp_path, capsys):
-    out = tmp_path / "new" / "audit.csv"
-    assert audit.main(["--csv", str(out)]) == 0
-    shown = capsys.readouterr().out
+def test_command(folder):
+    out = folder / "new" / "audit.csv"
+    shown = (folder / "told.txt").read_text()
     assert "61 rows: 41 equal, 11 equal with options solved backwards, 9 differ" in shown
     assert "differs -0.83" in shown and "prompts 60.95 (mean)" in shown
-    assert audit.main(["--csv", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("error: --csv: ")
     with out.open() as file:
         written = list(csv.DictReader(file))
     assert len(written) == 61 and [p.name for p in out.parent.iterdir()] == ["audit.csv"]
     assert written[0]["printed_m"] == "85.8" and written[0]["verdict"] == "equal"
+
+
+def test_a_csv_that_cannot_be_written_is_one_line(lines, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(audit, "audit", lambda: list(lines.values()))
+    (tmp_path / "folder").mkdir()
+    assert main(["audit", "--csv", str(tmp_path / "folder")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and str(tmp_path / "folder") in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]  # and no draft
 
 
 @pytest.mark.parametrize(
@@ -123,9 +147,9 @@ def test_mistakes_in_a_spec(tmp_path, monkeypatch, row, message):
     )
     (tmp_path / "mine.yaml").write_text(text)
     monkeypatch.setattr(specs, "FOLDER", tmp_path)
-    specs.load.cache_clear()
+    specs.spec.cache_clear()
     with pytest.raises(ConfigError) as error:
-        specs.load("mine")
+        specs.spec("mine")
     assert message in str(error.value)
     assert "mine.yaml: row mine: " in str(error.value) and "\n" not in str(error.value)
-    specs.load.cache_clear()
+    specs.spec.cache_clear()

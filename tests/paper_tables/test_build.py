@@ -1,5 +1,7 @@
 """The command that builds the tables: empty folders, traces, schemas of the CSVs, LaTeX, Fig. 2."""
 
+import contextlib
+import json
 import os
 import re
 import shutil
@@ -11,70 +13,95 @@ from pathlib import Path
 import pandas as pd
 import printed_records
 import pytest
+
 from rlrr_bench.benchmarks.config import RunConfig
-from rlrr_bench.benchmarks.record import Results
-from rlrr_bench.paper_tables import build, figures, latex, specs, stats, views
+from rlrr_bench.benchmarks.record import FIELDS
+from rlrr_bench.launch.cli import main
+from rlrr_bench.paper_tables import figures, latex, output, specs, stats, views
 from rlrr_bench.paper_tables.bench import made_up
+from rlrr_bench.paper_tables.plan import TableRequest, plan
 from rlrr_bench.paper_tables.records import scan
-from rlrr_bench.paper_tables.table import LONG
+from rlrr_bench.paper_tables.table import LONG, build
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = (*printed_records.NAMES, "fig2")
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory) -> Path:
-    """A folder with every table and figure, built from complete records (and one dirty run)."""
-    root = tmp_path_factory.mktemp("full")
-    for name in printed_records.NAMES:
-        printed_records.write(root / "results", name, git_dirty=name == "table6")
-    printed_records.write_figure(root / "results")
-    assert build.main(words(root)) == 0
-    return root
+def full(shared, paper_records) -> Path:
+    """A folder with every table and figure, from complete records; those of Table 6 alone dirty."""
+
+    def make(root: Path) -> None:
+        runs = root / "results" / "runs"
+        shutil.copytree(paper_records / "runs", runs, copy_function=os.link)
+        elsewhere = {cell.config.run_id for cell in plan(printed_records.request("table3"))}
+        for cell in plan(printed_records.request("table6")):
+            if cell.config.run_id not in elsewhere:
+                (runs / f"{cell.config.run_id}.json").unlink()
+        printed_records.write(root / "results", "table6", git_dirty=True)
+        printed_records.write_figure(root / "results")
+        assert main(words(root)) == 0
+
+    return shared("full", make)
 
 
 def words(root: Path) -> list[str]:
     folders = ["--results", str(root / "results"), "--out", str(root / "out")]
-    return ["--profile", "paper", *folders]
+    return ["tables", "--profile", "paper", *folders]
 
 
-def test_an_empty_folder_gives_every_table_with_its_cells_marked_missing(tmp_path, capsys):
-    assert build.main(words(tmp_path)) == 0
-    out = capsys.readouterr().out
-    assert "table2   0 of 266 cells" in out and "fig2     0 of 16 cells" in out
+@pytest.fixture(scope="module")
+def empty(shared) -> Path:
+    """A working directory in which the tables of both profiles were built before any run."""
+
+    def make(root: Path) -> None:
+        told = root / "told.txt"
+        with contextlib.chdir(root), told.open("w") as file, contextlib.redirect_stdout(file):
+            assert main(["tables"]) == 0
+
+    return shared("empty", make)
+
+
+@pytest.mark.parametrize("profile", specs.profiles())
+def test_an_empty_folder_gives_every_table_with_its_cells_marked_missing(empty, profile):
+    out = empty / "paper_tables" / "out" / profile
     for name in ALL:
-        markdown = (tmp_path / "out" / f"{name}.md").read_text()
+        markdown = (out / f"{name}.md").read_text()
         rows = [line for line in markdown.splitlines() if line.startswith("|")][2:]
-        assert len(rows) == len(specs.load(name).rows)
+        assert len(rows) == len(specs.spec(name).rows)
         cells = [cell.strip() for row in rows for cell in row.split("|")[2:-1]]
         assert set(cells) == {views.MISSING}, name
-        tex = (tmp_path / "out" / f"{name}.tex").read_text()
+        tex = (out / f"{name}.tex").read_text()
         assert tex.count(" & --") == len(cells)
-    for name in ("fig2.png", "fig2.pdf", "all.tex", "table4a_printed.tex", "table2_compare.csv"):
-        assert (tmp_path / "out" / name).stat().st_size > 0
+        long = pd.read_csv(empty / "results" / profile / f"{name}_cells.csv")
+        assert long["ours"].isna().all()
+    for name in ("fig2.png", "fig2.pdf", "all.tex"):
+        assert (out / name).stat().st_size > 0
 
 
-def test_both_profiles_without_arguments(tmp_path):
-    """As `make tables` calls it, from a copy of nothing but the code's defaults."""
-    code = "from paper_tables import build; from pathlib import Path\n"
-    code += f"build.ROOT = Path({str(tmp_path)!r}); raise SystemExit(build.main([]))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for profile in ("paper", "demo"):
-        assert (tmp_path / "paper_tables" / "out" / profile / "table5.tex").is_file()
-    text = (tmp_path / "paper_tables" / "out" / "demo" / "table4a.tex").read_text()
+def test_both_profiles_without_arguments(empty):
+    """As `make tables` calls it; what is written lies in the working directory."""
+    told = (empty / "told.txt").read_text()
+    assert "table2   0 of 266 cells" in told and "fig2     0 of 16 cells" in told
+    assert "table2   0 of 84 cells" in told
+    paper, demo = (empty / "paper_tables" / "out" / name for name in ("paper", "demo"))
+    for name in ("table4a_printed.tex", "table2_compare.csv"):
+        assert (paper / name).stat().st_size > 0
+        assert not (demo / name).exists()  # the paper prints no numbers for it
+    text = (demo / "table4a.tex").read_text()
     assert "small backbones and tasks made by the project" in text
-    assert not (tmp_path / "paper_tables" / "out" / "demo" / "table4a_printed.tex").exists()
+    assert {path.name for path in empty.iterdir()} == {"results", "paper_tables", "told.txt"}
 
 
 def test_all_of_the_demo_is_full_once_its_runs_are_there(tmp_path):
     """And says which backbone stands in for which: Table 4's L and H, Table 5's Swin."""
-    results, profile = Results(tmp_path), specs.profile("demo")
+    profile = specs.profile("demo")
     for name in ALL:
-        for cell in specs.plan(specs.load(name), profile):
-            assert cell.config, f"{name}: {cell.reason}"
-            results.write(made_up(cell.config, 50.0, curve=[]))
-    tables = build.tables(ALL, profile, scan(tmp_path))
+        cells = plan(TableRequest(specs.spec(name), profile))
+        assert all(cell.config for cell in cells), name
+        made = (made_up(cell.config, 50.0, curve=()) for cell in cells)
+        printed_records.put(tmp_path, made)
+    tables = output.whole(ALL, profile, scan(tmp_path))
     for table in tables:
         assert table.long["ours"].notna().all(), table.spec.name
     notes = {table.spec.name: " ".join(table.notes) for table in tables}
@@ -84,21 +111,29 @@ def test_all_of_the_demo_is_full_once_its_runs_are_there(tmp_path):
     assert f"{swin} in place of swin_base_patch4_window7_224.ms_in22k." in notes["table5"]
 
 
-def test_planning_and_building_need_no_torch():
-    code = "import sys, paper_tables.report, paper_tables.build; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+def test_planning_and_building_need_no_torch(tmp_path):
+    code = """
+import sys
+from rlrr_bench.launch.cli import main
+from rlrr_bench.paper_tables import report
+assert main(["tables", "--profile", "demo", "--table", "2"]) == 0
+sys.exit("torch" in sys.modules)
+"""
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL).returncode == 0
 
 
-def test_why_lists_runs_rule_recipe_and_source(full, capsys):
-    assert build.main([*words(full), "--why", "table2", "RLRR", "CIFAR-100"]) == 0
+def test_why_lists_runs_protocol_recipe_options_and_source(full, capsys):
+    assert main([*words(full), "--why", "table2", "RLRR", "CIFAR-100"]) == 0
     out = capsys.readouterr().out
-    cells = specs.plan(specs.load("table2"), specs.profile("paper"), ["rlrr"], ["cifar"])
-    for cell in cells:
+    for cell in plan(printed_records.request("table2", rows=("rlrr",), tasks=("cifar",))):
         assert f"{cell.config.run_id}  CIFAR-100 seed {cell.seed}: last 75.60" in out
     assert "ours     75.6 ± 0.00" in out and "printed  75.6" in out
-    assert "rule     recipe: last epoch" in out and "source   recipe rlrr: RLRR's code" in out
+    assert "protocol recipe: last epoch" in out and "source   recipe rlrr: RLRR's code" in out
     assert "lr 0.003" in out and "weight_decay 5e-05" in out
-    assert build.main([*words(full), "--why", "table2", "RLRR", "mean_natural"]) == 0
+    assert main([*words(full), "--why", "2", "RLRR", "CIFAR-100"]) == 0
+    assert capsys.readouterr().out == out
+    assert main([*words(full), "--why", "table2", "RLRR", "mean_natural"]) == 0
     out = capsys.readouterr().out
     assert "ours     82.6" in out and "printed  82.7  ‡ the 7 printed cells give 82.643" in out
     assert out.count("seed 0: last") == 7
@@ -108,21 +143,33 @@ def test_why_lists_runs_rule_recipe_and_source(full, capsys):
     ("asked", "message"),
     [
         (("--why", "tabel2", "RLRR", "DTD"), "unknown table 'tabel2'; did you mean table2"),
+        (("--table", "tabel2"), "unknown table 'tabel2'; did you mean table2"),
+        (("--why", "4", "RLRR", "Mean"), "--why: 4 is table4a and table4b; name one of them"),
         (("--why", "table2", "RLR", "DTD"), "unknown row 'RLR' of table2"),
         (("--why", "table2", "RLRR", "DTT"), "unknown column 'DTT' of table2"),
         (("--profile", "papr"), "unknown profile 'papr'; did you mean paper"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(asked, message, capsys):
-    assert build.main(list(asked)) == 2
+def test_bad_input_is_one_line_and_exit_code_2(asked, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["tables", *asked]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-    assert build.main(["--results", "somewhere"]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["tables", "report"])
+@pytest.mark.parametrize("flag", ["--results", "--out"])
+def test_one_folder_is_of_one_profile(verb, flag, capsys):
+    assert main([verb, flag, "somewhere"]) == 2
+    error = capsys.readouterr().err
+    assert "--results and --out need --profile" in error and error.count("\n") == 1
 
 
 def test_csv_schemas_are_those_of_the_readme(full, small_data, small_config):
     """Every column is in results/README.md and every column named there is in the files."""
-    from rlrr_bench.benchmarks.run import Place, execute
+    from rlrr_bench.benchmarks.context import RunContext
+    from rlrr_bench.benchmarks.run import execute
 
     readme = (ROOT / "results" / "README.md").read_text()
 
@@ -142,14 +189,18 @@ def test_csv_schemas_are_those_of_the_readme(full, small_data, small_config):
     head = {"table", "row", "label", "row_group", "source"}
     assert columns("table2_wide") == head | set(long["column"])
     # a record as a run writes it: documented, and what the tests and the bench make up is like it
-    record = execute(small_config, Place(small_data, device="cpu"))
-    assert record["status"] == "done", record["error"]
-    assert set(record) == documented("Fields of a record (and columns of `<table>.csv`)")
-    assert set(record) == set(made_up(small_config, 50.0))
+    record = execute(small_config, RunContext(small_data, device="cpu"))
+    assert record.done, record.error
+    fields_of_record = set(json.loads(record.to_json()))
+    assert fields_of_record == documented("Fields of a record (and columns of `<table>.csv`)")
+    unknown = {name for name in FIELDS if getattr(record, name) is None}
+    made = made_up(small_config, 50.0)
+    assert unknown == {name for name in FIELDS if getattr(made, name) is None}
     config = {f.name for f in fields(RunConfig)} - {"recipe"}
     recipe = {f"recipe_{f.name}" for f in fields(type(small_config.recipe))}
-    made = {"table", "row", "recipe_source"} | (set(record) - {"config", "curve", "schema"})
-    assert columns("table2") == made | config | recipe
+    asked = {"table", "row", "recipe_source"}
+    flat = fields_of_record - {"config", "curve", "schema"}
+    assert columns("table2") == asked | flat | config | recipe
 
 
 def test_tables_are_written_anew_and_whole(full):
@@ -159,7 +210,7 @@ def test_tables_are_written_anew_and_whole(full):
 
 
 def test_fig2_has_a_line_a_module_set_and_its_switches(full, monkeypatch):
-    table = build.tables(["fig2"], specs.profile("paper"), scan(full / "results"))[0]
+    table = output.whole(["fig2"], specs.profile("paper"), scan(full / "results"))[0]
     figure, caption = figures.modules_and_layers(table)
     axes = figure.axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
@@ -167,8 +218,7 @@ def test_fig2_has_a_line_a_module_set_and_its_switches(full, monkeypatch):
     assert list(lines["All"].get_xdata()) == [3, 6, 9, 12]
     assert list(lines["All"].get_ydata()) == pytest.approx([63.9, 67.8, 71.7, 75.6])
     assert len(axes.collections) == 4 and "standard deviation" in caption
-    spec = specs.load("fig2")
-    demo = specs.plan(spec, specs.profile("demo"))
+    demo = plan(printed_records.request("fig2", "demo"))
     assert [c.config.options["layers"] for c in demo[:4]] == [f"first:{k}" for k in (1, 2, 3, 4)]
     last = specs._series_rows(
         {
@@ -181,15 +231,15 @@ def test_fig2_has_a_line_a_module_set_and_its_switches(full, monkeypatch):
         "here",
     )
     assert last["all-3"]["options"] == {"modules": ["q"], "layers": "last:3"}
-    whole = specs.plan(replace(spec, benchmark="cifar100"), specs.profile("paper"))
+    spec = replace(specs.spec("fig2"), benchmark="cifar100")
+    whole = plan(TableRequest(spec, specs.profile("paper")))
     assert {(c.task.benchmark, c.task.sizes["trainval"]) for c in whole} == {("cifar100", 50_000)}
     with pytest.raises(specs.ConfigError, match="order: found 'middle', expected first or last"):
         specs._series_rows({"order": "middle", "layers": [], "modules": {}, "options": {}}, "x")
 
 
-def test_labels_of_the_scatter_do_not_lie_on_each_other(full):
-    for name in printed_records.NAMES:
-        table = build.tables([name], specs.profile("paper"), scan(full / "results"))[0]
+def test_labels_of_the_scatter_do_not_lie_on_each_other(paper_records):
+    for table in output.whole(printed_records.NAMES, specs.profile("paper"), scan(paper_records)):
         with figures.plt.rc_context(figures.STYLE):
             figure, _ = figures.accuracy_against_parameters(table)
         figure.canvas.draw()
@@ -197,14 +247,11 @@ def test_labels_of_the_scatter_do_not_lie_on_each_other(full):
         boxes = [figures.Text.get_window_extent(t, renderer) for t in figure.axes[0].texts]
         assert len(boxes) == len(table.spec.rows)
         pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
-        assert not any(a.overlaps(b) for a, b in pairs), name
+        assert not any(a.overlaps(b) for a, b in pairs), table.name
         figures.plt.close(figure)
 
 
-def test_latex_compiles_without_a_warning(full, tmp_path):
-    if shutil.which("pdflatex") is None:
-        assert not os.environ.get("CI"), "pdflatex must be there in CI"
-        pytest.skip("pdflatex is not installed")
+def test_latex_compiles_without_a_warning(full, tmp_path, compile_latex):
     shutil.copytree(full / "out", tmp_path / "out")
     tags = "vit_base_patch16_224.augreg_in21k and vit_base_patch16_224.orig_in21k"
     narrow = latex.figure("fig2", f"Table 2, demo profile: vit_demo_patch8_32.shapes for {tags}.")
@@ -213,13 +260,7 @@ def test_latex_compiles_without_a_warning(full, tmp_path):
         "\\end{document}", narrow.replace("fig:fig2", "fig:long") + "\\end{document}"
     )
     (tmp_path / "out" / "all.tex").write_text(whole)
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
-    for _ in range(2):  # the second run has the labels
-        done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, timeout=300)
-    log = (tmp_path / "out" / "all.log").read_text(errors="replace")
-    assert done.returncode == 0, log[-2000:]
-    found = [x for x in log.splitlines() if re.search("warning|overfull|underfull", x, re.I)]
-    assert not found, found
+    compile_latex(tmp_path / "out" / "all.tex")
     inputs = re.findall(r"\\input\{(.+)\}", (full / "out" / "all.tex").read_text())
     assert len(inputs) == 6 * 3 + 2
     included = re.findall(r"includegraphics.*\{(.+)\}", (full / "out" / "all.tex").read_text())
@@ -228,10 +269,9 @@ def test_latex_compiles_without_a_warning(full, tmp_path):
 
 
 def test_results_folder_of_another_protocol_is_labelled(tmp_path):
-    results, profile = Results(tmp_path), specs.profile("paper")
-    cells = specs.plan(specs.load("table3"), profile, ["linear"], protocol="best_test")
-    for cell in cells:
-        results.write(made_up(cell.config, 50.0, top1_best_test=52.0))
-    table = build.build(cells, scan(tmp_path), profile, "best_test")
+    request = printed_records.request("table3", rows=("linear",), protocol="best_test")
+    made = (made_up(cell.config, 50.0, top1_best_test=52.0) for cell in plan(request))
+    printed_records.put(tmp_path, made)
+    table = build(request, scan(tmp_path))
     assert table.long.set_index("column").loc["mean", "ours"] == 52.0
     assert "optimistic" in " ".join(views.sheet(table, "ours").notes)

@@ -6,10 +6,12 @@ from pathlib import Path
 import pandas as pd
 import printed_records
 import pytest
+
 from rlrr_bench.benchmarks import tasks
-from rlrr_bench.paper_tables import build, specs, views
+from rlrr_bench.paper_tables import output, specs, views
 from rlrr_bench.paper_tables.records import scan
-from rlrr_bench.paper_tables.table import PRINTED, printed_numbers, rounded
+from rlrr_bench.paper_tables.select import rounded
+from rlrr_bench.paper_tables.table import PRINTED, printed_numbers
 
 NAMES = printed_records.NAMES
 
@@ -31,18 +33,15 @@ UNDERLINED = {
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory) -> dict:
-    folder = tmp_path_factory.mktemp("printed")
-    for name in NAMES:
-        printed_records.write(folder, name)
-    tables = build.tables(NAMES, specs.profile("paper"), scan(folder))
+def built(paper_records) -> dict:
+    tables = output.whole(NAMES, specs.profile("paper"), scan(paper_records))
     return {table.spec.name: table for table in tables}
 
 
 def test_every_printed_row_has_every_cell():
     rows = 0
     for name in NAMES:
-        spec, printed = specs.load(name), printed_numbers(specs.load(name))
+        spec, printed = specs.spec(name), printed_numbers(specs.spec(name))
         assert {row for row, _ in printed} == set(spec.rows)
         columns = {"mean", "params_m"}
         if spec.benchmark == "vtab-1k":
@@ -59,7 +58,7 @@ def test_flags_are_exactly_the_means_that_do_not_follow_from_the_printed_cells()
     """Recomputed here from the CSV files alone, in tenths of a percent, without our table code."""
     found = {}
     for name in NAMES:
-        spec = specs.load(name)
+        spec = specs.spec(name)
         printed = printed_numbers(spec)
         groups: dict[str, list[str]] = {}
         for task in tasks.select(spec.benchmark, None):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import printed_records
 import pytest
-from rlrr_bench.benchmarks.record import Results, failed
-from rlrr_bench.paper_tables import report, specs
-from rlrr_bench.paper_tables.records import scan
+
+from rlrr_bench.benchmarks.record import Results, RunRecord
+from rlrr_bench.launch.cli import main
+from rlrr_bench.paper_tables import specs
+from rlrr_bench.paper_tables.plan import plan
 
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
@@ -19,21 +21,26 @@ FLAGS = [
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> str:
+def page(shared) -> str:
     """The path of a report on Tables 2 and 3: a row and a cell missing, a failure, bad files."""
-    root = tmp_path_factory.mktemp("report")
-    results = Results(root)
-    printed_records.write(root, "table2", seeds=(0, 1, 2))
-    printed_records.write(root, "table3", seeds=(0, 1, 2), git_dirty=True)
-    profile = specs.profile("paper")
-    cells = specs.plan(specs.load("table2"), profile, ["bias"])
-    for cell in cells:
-        results.path(cell.config.run_id).unlink()
-    results.write(failed(cells[0].config, "ValueError: <b>odd</b> pixels"))
-    (results.runs / "damaged.json").write_text("{")
-    path = root / "report.html"
-    path.write_text(report.render(profile, scan(root)), encoding="utf-8")
-    return str(path)
+
+    def make(root: Path) -> None:
+        results = Results(root)
+        printed_records.write(root, "table2")
+        printed_records.write(root, "table3", git_dirty=True)
+        cells = plan(printed_records.request("table2", rows=("bias",)))
+        for cell in cells:
+            results.path(cell.config.run_id).unlink()
+        results.write(RunRecord.failed(cells[0].config, "ValueError: <b>odd</b> pixels"))
+        (results.runs / "damaged.json").write_text("{")
+        assert main(["report", *words(root)]) == 0
+
+    return str(shared("report", make) / "report.html")
+
+
+def words(root: Path) -> list[str]:
+    out = str(root / "report.html")
+    return ["--profile", "paper", "--results", str(root), "--out", out]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +78,7 @@ def test_in_a_browser(page, browser):
 
     browser.set_window_size(1300, 900)
     browser.get(f"file://{page}")
-    spec = specs.load("table2")
+    spec = specs.spec("table2")
     assert column(1) == [row.label for row in spec.rows.values()]
     headings = [th.text for th in find("#table2 thead tr:last-child th")]
     mean = headings.index("Mean of 19 tasks") + 1
@@ -118,7 +125,11 @@ def test_in_a_browser(page, browser):
     assert errors == []
 
 
-def test_without_printed_numbers_there_are_no_views_to_choose(tmp_path):
-    page = report.render(specs.profile("demo"), scan(tmp_path))
-    assert "data-to=" not in page and "Table 2, demo profile" in page
-    assert "data-to=" in report.render(specs.profile("paper"), scan(tmp_path))
+def test_without_printed_numbers_there_are_no_views_to_choose(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "--profile", "demo"]) == 0
+    path = Path("paper_tables") / "out" / "demo" / "report.html"
+    assert capsys.readouterr().out.startswith(f"{path}  ")
+    text = path.read_text(encoding="utf-8")
+    assert "data-to=" not in text and "Table 2, demo profile" in text
+    assert "data-to=" in Path(page).read_text(encoding="utf-8")

@@ -1,13 +1,20 @@
 """Protocol `val`: who wins a grid, what a grid is, and what the winner is trained on."""
 
 import dataclasses
+from functools import cache
+from pathlib import Path
 
+import printed_records
 import pytest
+
 from rlrr_bench.benchmarks import recipes, tasks
 from rlrr_bench.benchmarks.config import Recipe, RunConfig
+from rlrr_bench.benchmarks.record import RunRecord
 from rlrr_bench.methods.errors import ConfigError
-from rlrr_bench.paper_tables import build, select, specs
-from rlrr_bench.paper_tables.records import scan
+from rlrr_bench.paper_tables import output, select, specs
+from rlrr_bench.paper_tables.plan import PROTOCOLS, plan
+from rlrr_bench.paper_tables.records import Records
+from rlrr_bench.paper_tables.table import Table
 
 VIT = "vit_base_patch16_224.orig_in21k"
 CIFAR = tasks.get("vtab-1k", "cifar")
@@ -24,8 +31,17 @@ def done(top1: float) -> dict:
     return {"status": "done", "top1_val": top1}
 
 
-DIVERGED = {"status": "failed", "error": "Diverged: loss is nan in epoch 3 of 100 (lr 12.5)"}
-DIED = {"status": "failed", "error": "the worker process died (signal 9)"}
+def failed(reason: str) -> dict:
+    """The text says the opposite: it is the reason that counts."""
+    others = {"diverged": "out of memory", "worker_died": "Diverged: loss is nan"}
+    return {"status": "failed", "reason": reason, "error": others[reason]}
+
+
+def record(config: RunConfig, fields: dict | None) -> RunRecord | None:
+    return fields and RunRecord(run_id=config.run_id, config=config, **fields)
+
+
+DIVERGED, DIED = failed("diverged"), failed("worker_died")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +58,7 @@ DIED = {"status": "failed", "error": "the worker process died (signal 9)"}
     ],
 )
 def test_the_winner(trials, results, expected):
-    records = {t.run_id: r for t, r in zip(trials, results, strict=True)}
+    records = {t.run_id: record(t, r) for t, r in zip(trials, results, strict=True)}
     won = select.winner(trials, records.get)
     assert won is (None if expected is None else trials[expected])
 
@@ -83,56 +99,62 @@ def test_what_is_set_on_the_command_line_is_not_searched():
     assert points(found, "lr", "weight_decay") == [(0.5, wd) for wd in (0.01, 1e-3, 1e-4, 0)]
 
 
-def test_every_recipe_has_a_grid_for_every_row_that_uses_it():
-    for names in specs.TABLES.values():
-        for name in names:
-            for profile in map(specs.profile, specs.profiles()):
-                cells = specs.plan(specs.load(name), profile, seeds=[1], protocol="val")
-                for cell in cells:
-                    assert cell.config is None and 3 <= len(cell.trials) <= 40
-                    assert {(t.train_split, t.eval_split, t.seed) for t in cell.trials} == {
-                        ("train", "val", 0)
-                    }
+@cache
+def before_any_run(profile: str, protocol: str) -> list[Table]:
+    records = Records(Path("nowhere"))
+    return output.whole(specs.every(), specs.profile(profile), records, protocol)
+
+
+@pytest.mark.parametrize("profile", specs.profiles())
+def test_every_recipe_has_a_grid_for_every_row_that_uses_it(profile):
+    for table in before_any_run(profile, "val"):
+        for cell in table.cells:
+            assert cell.config is None and 3 <= len(cell.trials) <= 40
+            assert {(t.train_split, t.eval_split, t.seed) for t in cell.trials} == {
+                ("train", "val", 0)
+            }
+
+
+@pytest.mark.parametrize("protocol", [p for p in PROTOCOLS if p != "recipe"])  # see test_build.py
+@pytest.mark.parametrize("profile", specs.profiles())
+def test_every_table_can_be_written_before_any_run_by_every_protocol(protocol, profile, tmp_path):
+    for table in before_any_run(profile, protocol):
+        assert table.long[table.long["kind"] == "task"]["ours"].isna().all()
+        output.write(table, tmp_path)
+        assert (tmp_path / f"{table.spec.name}-{protocol}.md").is_file()
 
 
 @pytest.mark.parametrize("grid", [{"lr": 3}, {"lr": []}, {"lr, momentum": [[1]]}, {"lr": ["xy"]}])
 def test_a_grid_that_is_none_is_named(grid, monkeypatch):
-    file = recipes.read("rlrr")
-    monkeypatch.setattr(recipes, "read", lambda name: file | {"defaults": {"lr": 1, "grid": grid}})
+    file = recipes.recipe_file("rlrr")
+    monkeypatch.setattr(
+        recipes, "recipe_file", lambda name: file | {"defaults": {"lr": 1, "grid": grid}}
+    )
     with pytest.raises(ConfigError, match=r"rlrr.yaml \(rlrr, cifar\): grid"):
         recipes.trials("rlrr", "rlrr", VIT, CIFAR)
 
 
 def test_the_winner_is_trained_on_all_images_by_every_seed():
-    spec, profile = specs.load("table2"), specs.profile("paper")
-    cells = specs.plan(spec, profile, ["rlrr"], ["cifar"], protocol="val")
+    request = printed_records.request("table2", rows=("rlrr",), tasks=("cifar",), protocol="val")
+    cells = plan(request)
     assert [cell.seed for cell in cells] == [0, 1, 2]
     trials = cells[0].trials
     assert all(cell.trials == trials for cell in cells)
-    records = {t.run_id: done(10 * t.recipe.lr) for t in trials}
+    records = {t.run_id: record(t, done(10 * t.recipe.lr)) for t in trials}
     decided = select.decide(cells, records.get)
     for cell, seed in zip(decided, (0, 1, 2), strict=True):
         assert cell.config == dataclasses.replace(
             trials[-1], seed=seed, train_split="trainval", eval_split="test"
         )
-    published = specs.plan(spec, profile, ["rlrr"], ["cifar"])[0].config
+    published = plan(dataclasses.replace(request, protocol="recipe"))[0].config
     assert decided[0].config.recipe == dataclasses.replace(published.recipe, lr=3e-2)
     assert cells == select.decide(cells, {}.get)
 
 
 def test_where_the_source_trains_without_validation_images_so_does_the_winner():
-    spec, profile = specs.load("table3"), specs.profile("paper")
-    (cell,) = specs.plan(spec, profile, ["linear"], ["CUB_200_2011"], [0], "val")
-    records = {t.run_id: done(50) for t in cell.trials}
+    part = {"rows": ("linear",), "tasks": ("CUB_200_2011",), "seeds": (0,)}
+    (cell,) = plan(printed_records.request("table3", **part, protocol="val"))
+    records = {t.run_id: record(t, done(50)) for t in cell.trials}
     (cell,) = select.decide([cell], records.get)
     assert (cell.config.train_split, cell.config.eval_split) == ("train", "test")
     assert cell.config.recipe.lr == 0.0125 and cell.config.recipe.weight_decay == 0
-
-
-@pytest.mark.parametrize("rule", specs.PROTOCOLS)
-@pytest.mark.parametrize("profile", ["paper", "demo"])
-def test_every_table_can_be_written_before_any_run_by_every_rule(rule, profile, tmp_path):
-    names = [name for own in specs.TABLES.values() for name in own]
-    for table in build.tables(names, specs.profile(profile), scan(tmp_path), rule):
-        assert table.long[table.long["kind"] == "task"]["ours"].isna().all()
-        build.write(table, tmp_path / "out")

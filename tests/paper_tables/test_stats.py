@@ -4,25 +4,25 @@ import numpy as np
 import pandas as pd
 import printed_records
 import pytest
-from rlrr_bench.benchmarks.record import Results
-from rlrr_bench.paper_tables import build, specs, stats
-from rlrr_bench.paper_tables.bench import made_up
-from rlrr_bench.paper_tables.records import scan
-from rlrr_bench.paper_tables.table import printed_numbers
 from scipy.stats import friedmanchisquare, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
+from rlrr_bench.benchmarks.record import Results
+from rlrr_bench.paper_tables import output, specs, stats
+from rlrr_bench.paper_tables.bench import made_up
+from rlrr_bench.paper_tables.plan import plan
+from rlrr_bench.paper_tables.records import scan
+from rlrr_bench.paper_tables.table import build, printed_numbers
+
 
 @pytest.fixture(scope="module")
-def table2(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("records")
-    printed_records.write(folder, "table2")
-    return build.tables(["table2"], specs.profile("paper"), scan(folder))[0]
+def table2(paper_records):
+    return output.whole(["table2"], specs.profile("paper"), scan(paper_records))[0]
 
 
 def test_pairs_are_scipys_with_holm_of_statsmodels(table2):
     pairs = stats.pairs(table2)
-    printed = printed_numbers(specs.load("table2"))
+    printed = printed_numbers(specs.spec("table2"))
     columns = [column for row, column in printed if row == "rlrr"]
     columns = [c for c in columns if not c.startswith("mean") and c != "params_m"]
     assert len(columns) == 19
@@ -69,28 +69,32 @@ def test_mean_ranks_are_those_of_friedmans_test(table2):
 
 def test_optimism_weighs_tasks_alike(tmp_path):
     """Two tasks, one with a seed missing: (1 + 3) / 2, not the mean over the three runs."""
-    profile, results = specs.profile("paper"), Results(tmp_path)
-    rows, names = ["linear"], ["cifar", "dtd"]
-    spec = specs.load("table2")
-    cells = specs.plan(spec, profile, rows, names, seeds=[0, 1], protocol="best_test")
-    for cell in cells:
+    results = Results(tmp_path)
+    request = printed_records.request(
+        *("table2", "paper"),
+        rows=("linear",),
+        tasks=("cifar", "dtd"),
+        seeds=(0, 1),
+        protocol="best_test",
+    )
+    for cell in plan(request):
         if (cell.task.name, cell.seed) != ("dtd", 1):
             gain = 1.0 if cell.task.name == "cifar" else 3.0
             results.write(made_up(cell.config, 50.0, top1_best_test=50.0 + gain))
     records = scan(tmp_path)
-    line = stats.optimism(build.build(cells, records, profile, "best_test"), records).iloc[0]
+    line = stats.optimism(build(request, records), records).iloc[0]
     assert (line["runs"], line["tasks"], line["last"]) == (3, 2, 50.0)
     assert line["optimism"] == pytest.approx(2.0)
 
 
 def test_costs_are_apart_by_device(tmp_path):
-    profile, results = specs.profile("paper"), Results(tmp_path)
-    cells = specs.plan(specs.load("table3"), profile, ["linear"])
-    for i, cell in enumerate(cells):
+    results = Results(tmp_path)
+    request = printed_records.request("table3", rows=("linear",))
+    for i, cell in enumerate(plan(request)):
         more = {"seconds_train": float(i), "peak_memory_mb": 100.0 + i}
         results.write(made_up(cell.config, 50.0, device=f"cuda {i % 2}", **more))
     records = scan(tmp_path)
-    costs = stats.costs(build.build(cells, records, profile), records).set_index("device")
+    costs = stats.costs(build(request, records), records).set_index("device")
     assert costs["runs"].to_dict() == {"cuda 0": 8, "cuda 1": 7}
     assert costs["seconds_train"].to_dict() == {"cuda 0": 7.0, "cuda 1": 7.0}
     assert costs["peak_memory_mb"].to_dict() == {"cuda 0": 114.0, "cuda 1": 113.0}

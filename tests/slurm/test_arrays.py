@@ -27,10 +27,10 @@ def test_a_grid_in_chunks_equals_a_local_run(sweep):
     assert f"12 packs, the longest 50 s (time limit 60 min), in 2 job arrays of {MAX_ARRAY}, 1" in (
         planned
     )
-    assert "0.2 GPU hours, 50 s if nothing has to wait (expected from 0" in planned
+    assert "0.2 GPU hours, 50 s if nothing has to wait (estimated from past runs for 0" in planned
     assert not sweep.results.exists()
     output = sweep()
-    assert "12 submitted" in output and "table2.tex" in output
+    assert "12 submitted" in output and ".tex, .md, .csv" in output
     calls = (sweep.folder / "bin" / "sbatch.calls").read_text().split()
     assert len(calls) == 2
     made = sweep.complete(12)
@@ -46,6 +46,8 @@ def test_a_grid_in_chunks_equals_a_local_run(sweep):
     for run_id, record in here.items():
         assert record["top1_last"] == made[run_id]["top1_last"]
         assert record["curve"] == made[run_id]["curve"]
+        for key in ("code", "method_code", "git_commit", "git_dirty", "plugins"):
+            assert record[key] == made[run_id][key], key  # a snapshot knows what it is a copy of
 
     assert "nothing to run: 12 of 12" in sweep()
     assert len((sweep.folder / "bin" / "sbatch.calls").read_text().split()) == 2
@@ -99,7 +101,13 @@ def test_a_sweep_runs_the_code_it_was_submitted_with(sweep):
     for node in ("n1", "n2"):
         sweep.cluster.ask("scontrol", "update", f"node={node}", "state=resume")
     output = sweep()
-    assert len(sweep.complete(2)) == 2, output
+    made = sweep.complete(2)
+    assert len(made) == 2, output
+    assert "¶" in output  # made with the plug-in as it was, which is another now
+    hashes = {(r["method_code"], r["plugins"]["norms"]) for r in made.values()}
+    assert len(hashes) == 1 and len(set(hashes.pop())) == 1
+    again = sweep()
+    assert "2 records of norms were made with another" in again and "nothing to run" in again
 
 
 def test_what_sbatch_refuses_is_one_line(sweep):

@@ -117,7 +117,8 @@ def test_the_controller_stopped_and_restarted(sweep):
     status = sweep("--status")
     assert "SLURM does not answer" in status
     other = sweep("--rows", "ssf", code=2)
-    assert "error: SLURM does not answer" in other and other.count("\n") == 1
+    error = other.removeprefix("another command submits for this folder: waiting for it\n")
+    assert "error: SLURM does not answer" in error and error.count("\n") == 1
     sweep.cluster.start("slurmctld")
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, output + errors
@@ -163,7 +164,13 @@ def test_a_run_that_raises(sweep, tmp_path):
     log = Path(status.rpartition("[")[2].partition("]")[0])
     assert "RuntimeError: no way" in log.read_text()
     plugin.write_text(NORMS)
-    assert "nothing to run" in sweep()  # a failure is not tried again by itself
+    # a failure is not tried again by itself, and the command fails as long as it is there
+    assert "nothing to run" in sweep(code=1)
+    assert all(
+        f"{plugin}:" in r["traceback"][0] or "/plugins/shaky.py:" in r["traceback"][0]
+        for r in made.values()
+        if r["status"] == "failed"
+    )
     for run_id, record in made.items():
         if record["status"] == "failed":
             del sweep.first[run_id]

@@ -1,7 +1,8 @@
 """Which GPUs a sweep finds."""
 
 import pytest
-from rlrr_bench.launch.local import visible_gpus
+
+from rlrr_bench.launch.machine import visible_gpus
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,248 @@
+"""Records: what they hold on disk, older and damaged ones, and the glance that plans take."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from rlrr_bench.benchmarks.config import Recipe, RunConfig
+from rlrr_bench.benchmarks.record import (
+    FIELDS,
+    Glance,
+    OtherRun,
+    RecordError,
+    Results,
+    RunRecord,
+)
+
+V1 = sorted((Path(__file__).parents[1] / "golden" / "v1" / "runs").glob("*.json"))
+# fields that came after the first records were written, and what they say of those
+ADDED = {
+    "reason": None,
+    "traceback": (),
+    "version": None,
+    "code": None,
+    "method_code": None,
+    "plugins": {},
+    "log": None,
+}
+
+
+@pytest.fixture
+def done(small_config: RunConfig) -> RunRecord:
+    """A record with something in every field that a run may fill."""
+    return RunRecord(
+        run_id=small_config.run_id,
+        status="done",
+        config=small_config,
+        top1_last=62.5,
+        top1_best_test=70.0,
+        curve=({"epoch": 1, "lr": 1e-3, "loss": 2.25}, {"epoch": 2, "lr": 0.0, "loss": 0.1 + 0.2}),
+        params_peft=0,
+        seconds_total=12.25,
+        data_fingerprint="0123+4567",
+        weights_fingerprint="89ab" * 16,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        fast_paths=("frozen features",),
+        git_commit="cdef" * 10,
+        git_dirty=False,
+        version="0.2.0",
+        code="0123456789ab",
+        method_code="ba9876543210",
+        plugins={"norms": "00112233aabb"},
+        log="logs/worker-1.out",
+    )
+
+
+def read_back(record: RunRecord) -> RunRecord:
+    return RunRecord.from_json(record.to_json().encode(), record.run_id)
+
+
+def test_a_record_comes_back_from_its_file_as_it_was(done, small_config):
+    assert read_back(done) == done and done.done and not done.dirty
+    assert list(json.loads(done.to_json())) == list(FIELDS)
+    failed = RunRecord.failed(
+        small_config, "DataError: no", "bad_input", traceback=("a.py:1 in f: g()",), host="here"
+    )
+    assert read_back(failed) == failed and not failed.done and failed.dirty
+    known = {"schema", "run_id", "status", "error", "reason", "traceback", "config", "host"}
+    assert set(json.loads(failed.to_json())) == known  # what is not known is left out
+    changed = done.replace(top1_last=0.0, curve=())
+    assert read_back(changed) == changed != done
+    options = dataclasses.replace(
+        small_config, method="lora", options={"targets": ["q", "v"]}, recipe=Recipe(lr=1e-5)
+    )
+    moved = done.replace(config=options, run_id=options.run_id)
+    assert read_back(moved) == moved and read_back(moved).config.run_id == options.run_id
+
+
+def test_without_its_curve_a_record_is_the_same(done):
+    short = RunRecord.from_json(done.to_json().encode(), done.run_id, curve=False)
+    assert short == done.replace(curve=())
+
+
+@pytest.mark.parametrize("path", V1, ids=lambda path: path.stem)
+def test_records_of_the_first_version_are_read(path):
+    """Every field as it is written there; the fields that came later are neutral."""
+    raw = json.loads(path.read_bytes())
+    record = RunRecord.from_json(path.read_bytes(), path.stem)
+    assert not ADDED.keys() & raw.keys()
+    for name, value in raw.items():
+        if name == "config":
+            assert record.config.to_dict() == value and record.config.run_id == path.stem
+        else:
+            value = tuple(value) if isinstance(value, list) else value
+            assert getattr(record, name) == value, name
+    for name, value in ADDED.items():
+        if name != "reason":
+            assert getattr(record, name) == value, name
+    reasons = {"Diverged": "diverged", "the worker process died": "worker_died"}
+    begins = (raw["error"] or "").partition(":")[0].partition(" (")[0]
+    assert record.reason == reasons.get(begins)
+    assert (record.reason is None) == record.done
+    assert read_back(record) == record
+
+
+def test_records_of_the_first_version_failed_in_two_ways():
+    reasons = [RunRecord.from_json(path.read_bytes(), path.stem).reason for path in V1]
+    assert len(V1) == 15 and sorted(filter(None, reasons)) == ["diverged", "worker_died"]
+
+
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        ("Diverged: loss is nan in epoch 3 of 25 (lr 0.01)", "diverged"),
+        ("the worker process died (signal 9)", "worker_died"),
+        ("not done within the job's 60 minutes", "time_limit"),
+        ("DataError: it says Diverged", "error"),
+        (None, "error"),
+    ],
+)
+def test_the_reason_of_an_old_failure_is_told_by_its_text(small_config, error, reason):
+    content = json.loads(RunRecord.failed(small_config, "").to_json()) | {"error": error}
+    del content["reason"]
+    record = RunRecord.from_json(json.dumps(content).encode(), small_config.run_id)
+    assert record.reason == reason and record.error == error
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"schema": 2}, "schema 2; this code reads 1"),
+        ({"status": "running"}, "damaged: status 'running'"),
+        ({"run_id": "0123456789ab"}, "holds the run '0123456789ab'"),
+        ({"run_id": None}, "holds the run None"),
+        ({"config": {"recipe": {}}}, "damaged: config: .*benchmark"),
+        ({"config": {}}, "damaged: config: 'recipe'"),
+        ({"top1_last": None}, "damaged: top1_last None"),
+        ({"top1_last": 100.5}, "damaged: top1_last 100.5"),
+        ({"top1_last": True}, "damaged: top1_last True"),
+    ],
+)
+def test_what_is_no_record_of_this_run_is_named(done, change, message):
+    content = json.loads(done.to_json()) | change
+    with pytest.raises(RecordError, match=message) as raised:
+        RunRecord.from_json(json.dumps(content).encode(), done.run_id)
+    assert isinstance(raised.value, OtherRun) == ("run_id" in change)
+
+
+def test_a_changed_config_is_another_run(done):
+    content = json.loads(done.to_json())
+    content["config"]["seed"] = 7
+    other = dataclasses.replace(done.config, seed=7).run_id
+    with pytest.raises(RecordError, match=f"its config is that of the run {other}"):
+        RunRecord.from_json(json.dumps(content).encode(), done.run_id)
+
+
+def test_a_score_is_that_of_the_split_it_was_scored_on(done):
+    assert done.score == 62.5
+    config = dataclasses.replace(done.config, train_split="train", eval_split="val")
+    on_val = done.replace(config=config, run_id=config.run_id, top1_last=None, top1_val=40.0)
+    assert read_back(on_val).score == 40.0
+    assert RunRecord.failed(done.config, "no").score != RunRecord.failed(done.config, "no").score
+
+
+def test_records_are_written_once_and_read_back(tmp_path, small_config):
+    results = Results(tmp_path)
+    run_id = small_config.run_id
+    assert results.read(run_id) is None and list(results.all()) == []
+    path = results.write(RunRecord.failed(small_config, "no luck"))
+    assert results.read(run_id).error == "no luck"
+    assert list(path.parent.iterdir()) == [path]
+    whole = path.read_text()
+    for damage, message in (
+        (whole[: len(whole) // 2], "damaged: not JSON"),
+        ("[]", "damaged: not a record"),
+        (whole.replace('"schema": 1', '"schema": 99'), "schema 99; this code reads 1"),
+    ):
+        path.write_text(damage)
+        assert results.read(run_id) is None
+        ((listed, error),) = results.all()
+        assert listed == path and isinstance(error, RecordError) and message in str(error)
+
+
+def test_a_failing_write_leaves_the_old_record(tmp_path, small_config, monkeypatch):
+    results = Results(tmp_path)
+    path = results.write(RunRecord.failed(small_config, "first"))
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        results.write(RunRecord.failed(small_config, "second"))
+    assert results.read(small_config.run_id).error == "first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_every_version_put_aside_is_kept(done, tmp_path):
+    results = Results(tmp_path)
+    texts = []
+    for top1 in (10.0, 20.0, 30.0, 40.0):
+        results.write(done.replace(top1_last=top1))
+        texts.append(results.path(done.run_id).read_text())
+        aside = results.put_aside(done.run_id)
+        assert aside.read_text() == texts[-1]
+        assert results.read(done.run_id) is None and list(results.all()) == []
+        if top1 == 20.0:
+            (tmp_path / "aside" / f"{done.run_id}.1.json").unlink()  # tidied up by hand
+    kept = sorted((tmp_path / "aside").iterdir())
+    assert sorted(path.read_text() for path in kept) == sorted(texts[1:])
+    assert all(path.name.startswith(f"{done.run_id}.") for path in kept)
+    with pytest.raises(FileNotFoundError):
+        results.put_aside(done.run_id)
+
+
+def test_a_glance_tells_what_parsing_tells(done, small_config, tmp_path):
+    results = Results(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for path in V1:
+        results.path(path.stem).write_bytes(path.read_bytes())
+    failed = dataclasses.replace(small_config, seed=1)
+    for record in (done, RunRecord.failed(failed, "no luck", seconds_total=None)):
+        results.write(record)
+    damaged = {}
+    for seed, text in ((2, "{"), (3, "[]"), (4, done.to_json())):
+        run_id = dataclasses.replace(small_config, seed=seed).run_id
+        damaged[run_id] = results.path(run_id).write_text(text)
+    missing = dataclasses.replace(small_config, seed=5).run_id
+    ids = [path.stem for path in results.files()]
+    assert len(ids) == len(V1) + 5
+    glances = results.glance([*ids, missing])
+    for run_id in [*ids, missing]:
+        record = results.read(run_id)
+        if record is None:
+            assert run_id not in glances and (run_id in damaged or run_id == missing)
+            continue
+        assert glances[run_id] == Glance(
+            status=record.status,
+            seconds=record.seconds_total or 0,
+            written=results.path(run_id).stat().st_mtime,
+            method_code=record.method_code,
+            weights_fingerprint=record.weights_fingerprint,
+            data_fingerprint=record.data_fingerprint,
+        )
+    assert glances[done.run_id].method_code == "ba9876543210"
+    assert results.glance([done.run_id]) == {done.run_id: glances[done.run_id]}
