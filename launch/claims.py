@@ -31,7 +31,7 @@ STALE = 600  # seconds without one after which an owner that nobody can see coun
 
 @dataclass(frozen=True)
 class Job:
-    """A job of a scheduler, or one task of an array; `restarts` tells its incarnations apart."""
+    """A scheduler's job or array task; `restarts` tells a requeued one from what it was before."""
 
     id: str
     name: str
@@ -71,12 +71,12 @@ class Holder:
 
     @property
     def may_live(self) -> bool:
-        """Whether the process lives; one of another host is taken to."""
+        """Whether the process may be alive; on another host it is assumed to be."""
         return self.host != socket.gethostname() or self.runs
 
     @property
     def runs(self) -> bool:
-        """Whether the process runs, which only its own host can tell."""
+        """Whether the process runs; only its own host can tell."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -87,7 +87,7 @@ class Holder:
 
 
 class Scheduler(Protocol):
-    """Who can tell of jobs; launch/slurm/squeue.py is one."""
+    """Something that knows about jobs; launch/slurm/squeue.py is one."""
 
     def myself(self) -> Job | None:
         """The job that this process belongs to; None outside of one."""
@@ -173,7 +173,7 @@ class Claims:
         self.held.pop(run_id, None)
 
     def holders(self) -> dict[str, Holder]:
-        """Who has which run: the living claims by run id."""
+        """The living claims: who holds which run, by run id."""
         claims = {path: _holder(path) for path in self.folder.glob("*.json")}
         read = time.monotonic()
         self.scheduler.refresh({h.job.name for h in claims.values() if h and h.job})
@@ -224,7 +224,7 @@ class Claims:
 
 
 def filesystem_time(folder: Path) -> float:
-    """The time by the clock that stamps files there, which on a cluster is the file server's."""
+    """The time by the clock that stamps files in this folder: on a cluster the file server's."""
     with tempfile.NamedTemporaryFile(prefix=".clock-", dir=folder) as file:
         return os.stat(file.name).st_mtime
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def begin(context: RunContext, threads: int) -> "torch.device":
-    """Get this process ready to do runs: plug-ins, libraries, threads, a device that works.
+    """Get this process ready to do runs: plug-ins, libraries, threads, a working device.
 
-    What it is going to run is noted first and imported at once, so that the note stays true while
-    the files are edited.
+    It notes the code that it is going to run and imports all of it at once, so that the note stays
+    true when files are edited later.
 
     Raises:
         InputError: a plug-in is no method, the code was edited meanwhile, or the device is broken.

@@ -41,14 +41,14 @@ def estimator(
 
 
 def kind(config: RunConfig) -> tuple:
-    """What runs have in common that take equally long."""
+    """What runs that take equally long have in common."""
     recipe = config.recipe
     epochs = recipe.epochs + recipe.cooldown_epochs
     return config.method, config.backbone, config.benchmark, config.task, epochs, config.eval_every
 
 
 def wall_seconds(lengths: Iterable[float], at_once: int | None) -> float:
-    """How long packs of these lengths take when nothing waits, so many of them at a time."""
+    """How long packs of these lengths take, so many at a time, if no job has to wait."""
     lengths = list(lengths)
     ends = [0.0] * min(at_once or len(lengths), len(lengths))
     for seconds in lengths:

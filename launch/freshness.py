@@ -1,7 +1,7 @@
 """Whether finished runs were made with the weights and the pixels that are given now.
 
-A record notes fingerprints of both. Today's are found without torch and without decoding where the
-files' stamp is known, else by reading the files once.
+A record has fingerprints of both. The current ones come from the files' stamps where those are
+known, without torch and without decoding; else the files are read once.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from .grid import Grid
 
 
 def outdated_inputs(grid: Grid, context: RunContext, with_data: bool) -> Outdated:
-    """The finished runs that were made with other weights or pixels than today's.
+    """Find finished runs that were made with other weights or pixels than there are now.
 
     Args:
         with_data: whether `context.data` is there to compare with.

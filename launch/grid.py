@@ -42,7 +42,7 @@ class Grid:
 
     @classmethod
     def survey(cls, folder: Path, cells: list[Cell]) -> "Grid":
-        """From the records, the claims and the queue."""
+        """Look at the records, the claims and the queue."""
         results = Results(folder)
         cells = select.decide(cells, results.read)
         configs = unique(cells)
@@ -64,12 +64,12 @@ class Grid:
         return [config for run_id, config in self.configs.items() if self.states[run_id] in wanted]
 
     def to_do(self, retry_failed: bool) -> list[RunConfig]:
-        """The runs without a result, those of others too, who may do them."""
+        """The runs without a result, also those that another command does now."""
         open_states: tuple[State, ...] = ("missing", "running", "queued")
         return self.of(*open_states, "failed") if retry_failed else self.of(*open_states)
 
     def estimator(self, prior: dict[str, float]) -> tuple[Estimate, Collection[tuple]]:
-        """The seconds that a run takes, and the kinds of runs that past ones tell about."""
+        """An estimate of the seconds that a run takes, and the kinds that past runs tell about."""
         return estimator(self.configs.values(), self.glances, prior)
 
     @property
@@ -131,13 +131,13 @@ class Followers:
         self.spared = 0  # runs that turned out to have a record
 
     def likely(self) -> list[RunConfig]:
-        """A run like each of those to come: what to check, to load, and to expect."""
+        """One run like each of those to come, to check, load and estimate what they will need."""
         cells = [cell for group in self.groups.values() for cell in group]
         likely = (replace(c, config=c.final(c.trials[0]), trials=()) for c in cells)
         return list(unique(likely).values())
 
     def after(self, trial: RunConfig) -> list[RunConfig]:
-        """The runs without a record that are known now that this one has ended."""
+        """The runs without a record that are decided now that this trial has ended."""
         ready = []
         for ids, left in self.left.items():
             if trial.run_id in left:
@@ -158,7 +158,7 @@ def states(
     running: Collection[str],
     queued: Mapping[str, float],
 ) -> dict[str, State]:
-    """What has become of each run: by its record, a living claim, a job that waits for its turn.
+    """The state of each run, from its record, a living claim, or a job that waits.
 
     Args:
         running: runs with a living claim.

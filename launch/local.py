@@ -21,6 +21,7 @@ from .claims import Claims
 from .machine import default_workers, environment, threads, visible_gpus
 from .messages import (
     Ended,
+    EpochEnded,
     Event,
     Execute,
     Finished,
@@ -29,7 +30,6 @@ from .messages import (
     OnEvent,
     Prepare,
     Prepared,
-    Progress,
     Ready,
     Refused,
     Reply,
@@ -90,7 +90,7 @@ class Local:
         self.claims.clean()
 
     def prepare(self, configs: list[RunConfig], on_event: OnEvent) -> None:
-        """Check and load weights and data for these configs before anything is trained.
+        """Load weights and data for these configs, which checks them before anything is trained.
 
         Raises:
             BadInput: with the first complaint.
@@ -117,7 +117,7 @@ class Local:
                 waiting.append(config)
                 continue
             if isinstance(reply, EpochDone):
-                event = Progress(config, worker, reply)
+                event = EpochEnded(config, worker, reply)
             elif isinstance(reply, Finished):
                 waiting.extend(following(config))
                 event = Ended(config, worker, reply.record)
@@ -137,9 +137,9 @@ class Local:
         return record
 
     def _loop(
-        self, task: type[Prepare] | type[Execute], waiting: deque[RunConfig]
+        self, command: type[Prepare] | type[Execute], waiting: deque[RunConfig]
     ) -> Iterator[tuple[int, RunConfig, Reply | _Died | None]]:
-        """Hand out the configs and yield what the workers say, until all is answered.
+        """Hand out the configs and yield the workers' replies until every config is answered.
 
         None instead of a reply: the worker has just been given the config.
         """
@@ -150,7 +150,7 @@ class Local:
             for worker in self.workers:
                 if worker.ready and worker.config is None and waiting:
                     worker.config = waiting.popleft()
-                    worker.pipe.send(task(worker.config))
+                    worker.pipe.send(command(worker.config))
                     yield worker.number, worker.config, None
             pipes = {worker.pipe: worker for worker in self.workers}
             for pipe in wait(list(pipes), timeout=1.0):

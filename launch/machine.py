@@ -29,13 +29,13 @@ def visible_gpus() -> list[str]:
 
 
 def cores() -> int:
-    """The cores that this process was given: by its SLURM job, or by the system."""
+    """How many cores this process may use, by its SLURM job or by the system."""
     given = os.environ.get("SLURM_CPUS_PER_TASK")
     return int(given) if given else len(os.sched_getaffinity(0))
 
 
 def threads(processes: int) -> int:
-    """Threads for each of so many processes here; OMP_NUM_THREADS, where it is set, is the most."""
+    """Threads for each of several processes here, at most OMP_NUM_THREADS where that is set."""
     share = max(1, cores() // processes)
     most = os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(most)) if most.isdigit() and int(most) else share
@@ -43,7 +43,7 @@ def threads(processes: int) -> int:
 
 @contextmanager
 def environment(remove: Iterable[str] = (), **values: str | None) -> Iterator[None]:
-    """Environment variables for a child that is started inside; those of None stay as they are."""
+    """Set environment variables for a child that is started inside; None leaves one as it is."""
     old = {key: os.environ.get(key) for key in [*remove, *values]}
     try:
         for key in remove:
@@ -61,7 +61,7 @@ def environment(remove: Iterable[str] = (), **values: str | None) -> Iterator[No
 
 
 def die_with_parent(parent: int) -> None:
-    """Exit when the parent has: a worker whose sweep was killed must not go on unseen."""
+    """Exit as soon as the parent has: a worker must not outlive a killed sweep."""
     while os.getppid() == parent:
         time.sleep(0.5)
     sys.stderr.flush()

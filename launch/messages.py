@@ -1,6 +1,6 @@
 """What is said while a grid runs: between a sweep and its workers, and to the view.
 
-A sweep sends `Task`s to a worker, which answers with a `Reply`. Local workers and SLURM alike
+A sweep sends `Command`s to a worker, which answers with a `Reply`. Local workers and SLURM alike
 report `Event`s.
 """
 
@@ -28,7 +28,7 @@ class Execute:
     config: RunConfig
 
 
-Task = Prepare | Execute
+Command = Prepare | Execute
 
 # from a worker to the sweep ----------------------------------------------------------------------
 
@@ -40,7 +40,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Refused:
-    """Something that concerns every run is wrong; in one line."""
+    """Something is wrong that concerns every run; message: in one line."""
 
     message: str
 
@@ -70,7 +70,7 @@ Reply = Ready | Refused | InputsLoaded | Taken | EpochDone | Finished
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened to a run. worker: a number, -1 for a job elsewhere."""
+    """Something happened to a run. worker: its number; -1 stands for a job elsewhere."""
 
     config: RunConfig
     worker: int
@@ -87,8 +87,8 @@ class Prepared(Event):
 
 
 @dataclass(frozen=True)
-class Progress(Event):
-    """It has done an epoch."""
+class EpochEnded(Event):
+    """One more epoch of it is done."""
 
     epoch: EpochDone
 

@@ -28,7 +28,7 @@ from .slurm import arrays, packs, squeue
 
 @dataclass
 class SweepOutcome:
-    """What came of a sweep.
+    """How a sweep ended.
 
     Attributes:
         grid: as it stands afterwards.
@@ -49,7 +49,7 @@ class SweepOutcome:
 
 
 def run(request: SweepRequest, console: Console) -> SweepOutcome:
-    """Do what is missing of the request; what is done is not done again.
+    """Do the runs of the request that have no result yet.
 
     Raises:
         InputError: something that concerns every run is wrong; nothing was begun then.
@@ -93,7 +93,7 @@ def run(request: SweepRequest, console: Console) -> SweepOutcome:
 
 
 def _outdated(request: SweepRequest, grid: Grid, context: RunContext | None) -> Outdated:
-    """What is known to have changed since finished runs were made, by run id."""
+    """What has changed since finished runs were made, by run id."""
     changed = dict(grid.outdated_code)
     inputs = outdated_inputs(grid, context or request.context, with_data=context is not None)
     for run_id, words in inputs.items():
@@ -102,7 +102,7 @@ def _outdated(request: SweepRequest, grid: Grid, context: RunContext | None) -> 
 
 
 def tell_outdated(grid: Grid, outdated: Outdated, console: Console, rerun: bool) -> None:
-    """A line for every row with records that were made with something else than now."""
+    """Print a line for every row whose records were made with something that has changed."""
     counts: Counter[tuple[str, str]] = Counter()
     for cell in grid.cells:
         for config in cell.runs:
@@ -142,7 +142,7 @@ def data_for(
 
 
 def check_lists(configs: list[RunConfig], context: RunContext) -> None:
-    """See that every list and image file of these runs is there.
+    """Check that every list and image file of these runs exists.
 
     Raises:
         DataError: names the first that is not.
@@ -158,7 +158,7 @@ def check_lists(configs: list[RunConfig], context: RunContext) -> None:
 
 
 def following(followers: Followers, shown: view.SweepView) -> Following:
-    """What follows from a run, with the view's total kept true."""
+    """A function that gives what follows from a run, and keeps the view's total true."""
     total = shown.total
 
     def after(config: RunConfig) -> list[RunConfig]:
@@ -177,7 +177,7 @@ def _here(
     todo: list[RunConfig],
     console: Console,
 ) -> None:
-    """With worker processes on this machine; weights and data are loaded once before any run."""
+    """Do the runs with worker processes here, after loading all weights and data once."""
     expected = [*todo, *followers.likely()]
     with Local(grid.folder, context, request.workers) as local:
         first = {(c.backbone, c.task, c.train_split, c.eval_split): c for c in reversed(expected)}
@@ -203,7 +203,7 @@ def _in_this_process(
     todo: list[RunConfig],
     console: Console,
 ) -> None:
-    """One run after another, for debuggers."""
+    """Do one run after another in this process, for debuggers."""
     _announce(grid, followers, todo, 1, console)
     while todo:
         pack = packs.Pack(tuple(todo), context, grid.folder, names=grid.names)
@@ -219,7 +219,7 @@ def _on_slurm(
     todo: list[RunConfig],
     console: Console,
 ) -> list[str] | None:
-    """Submit what is neither queued nor running, and see the runs through, whoever does them.
+    """Submit what is neither queued nor running, then wait for all runs, whoever does them.
 
     Returns:
         A line for every run that was given up; None: not waited for.

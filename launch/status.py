@@ -1,4 +1,4 @@
-"""What is left of a grid: --status, --watch and the forecast.
+"""What is left to do: --status, --watch and the forecast.
 
 From the files first: records and claims. squeue only tells what waits, and why.
 """
@@ -19,7 +19,7 @@ from .slurm.settings import Settings
 
 
 def show(grid: Grid, settings: Settings, console: Console) -> None:
-    """Counts by row; the last error and the log of every failure; what waits, and the time left."""
+    """Print counts by row, the error and log of every failure, why jobs wait, and the time left."""
     lines = []
     left = grid.of("running", "queued")
     if left:
@@ -49,7 +49,7 @@ def show(grid: Grid, settings: Settings, console: Console) -> None:
 
 
 def watch(folder: Path, cells: list[Cell], settings: Settings, console: Console) -> None:
-    """The status again and again until nothing runs or waits any more."""
+    """Print the status repeatedly until no run is running or queued."""
     while True:
         if console.is_terminal:
             console.clear()
@@ -63,7 +63,7 @@ def watch(folder: Path, cells: list[Cell], settings: Settings, console: Console)
 def forecast(
     grid: Grid, todo: list[RunConfig], settings: Settings, cluster: str, at_once: int
 ) -> list[str]:
-    """What a sweep would cost: packs, arrays, GPU hours, and the time if nothing had to wait."""
+    """Say what a sweep would cost: packs, arrays, GPU hours, and the time if no job had to wait."""
     if not todo:
         return []
     estimate, known = grid.estimator(settings.prior)

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: live progress of a sweep, the plan, the status."""
+"""What people see in the terminal: live progress of a sweep, its plan, its status."""
 
 import time
 from collections import Counter
@@ -15,12 +15,11 @@ from ..benchmarks.config import RunConfig
 from ..paper_tables.plan import Cell
 from ..paper_tables.select import rounded
 from .grid import STATES, State, by_row, unique
-from .messages import Ended, Event, Prepared, Started
-from .messages import Progress as EpochProgress
+from .messages import Ended, EpochEnded, Event, Prepared, Started
 
 
 class SweepView:
-    """Live progress: runs done of all, the rate and the time left, and what every worker does.
+    """Live progress: how many runs are done, the rate, the time left, and what each worker does.
 
     Args:
         names: how people call the runs, by id; those that are missing go by their method.
@@ -58,7 +57,7 @@ class SweepView:
         name = self._name(event)
         if isinstance(event, Started):
             self.now[event.worker] = name
-        elif isinstance(event, EpochProgress):
+        elif isinstance(event, EpochEnded):
             done = event.epoch
             text = (
                 f"{name}  epoch {done.epoch}/{done.epochs}  {done.images_per_second:,.0f} images/s"
@@ -125,7 +124,7 @@ def print_plan(
     states: Mapping[str, State],
     console: Console,
 ) -> None:
-    """The dry run: every row with its cells, and the runs that a sweep would do."""
+    """Print the dry run: every row with its cells and the runs that a sweep would do."""
     table = Table(box=None, pad_edge=False)
     for name in ("row", "method", "backbone", "recipe"):
         table.add_column(name, no_wrap=True)
@@ -164,7 +163,7 @@ def print_plan(
 def print_status(
     cells: list[Cell], states: Mapping[str, State], lines: list[str], console: Console
 ) -> None:
-    """Counts of states by row, and lines on what failed, waits or was lost."""
+    """Print how many runs of each row are in which state, then the lines."""
     table = Table(box=None, pad_edge=False)
     table.add_column("row", no_wrap=True)
     colours = {"done": "green", "running": "cyan", "queued": "blue", "failed": "red"}

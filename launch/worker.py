@@ -18,7 +18,7 @@ from .slurm import squeue
 
 
 def work(pipe: Connection, context: RunContext, results: Path, threads: int) -> None:
-    """Answer every Task from the pipe with Replies; return when the pipe is closed."""
+    """Answer every Command from the pipe with Replies; return when the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=die_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
@@ -39,18 +39,18 @@ def work(pipe: Connection, context: RunContext, results: Path, threads: int) -> 
     pipe.send(Ready())
     while True:
         try:
-            task = pipe.recv()
+            command = pipe.recv()
         except EOFError:
             return
         reply: Reply
-        if isinstance(task, Prepare):
+        if isinstance(command, Prepare):
             try:
-                run.prepare(task.config, context)
+                run.prepare(command.config, context)
                 reply = InputsLoaded()
             except InputError as error:
                 reply = Refused(str(error))
         else:
-            reply = do(task.config, context, claims, on_epoch=on_epoch)
+            reply = do(command.config, context, claims, on_epoch=on_epoch)
         if isinstance(reply, Taken):
             time.sleep(1)  # before it is offered again
         lost = isinstance(reply, Finished) and not reply.record.done and not devices.works(device)

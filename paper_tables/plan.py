@@ -32,7 +32,7 @@ PROTOCOLS: tuple[Protocol, ...] = typing.get_args(Protocol)
 class OptionChange:
     """A method option from the command line; several values make a row each.
 
-    row: a row's key, label or method; None: the only row.
+    row: a row's key, else a label, else the method of several rows; None: the only row.
     """
 
     row: str | None
@@ -59,10 +59,15 @@ class OptionChange:
             )
         return cls(row or None, option, tuple(map(_scalar, parts)))
 
-    def names(self, row: Row) -> bool:
-        """Whether the change applies to the row; upper and lower case are the same."""
-        words = (row.key, row.label, row.method)
-        return self.row is None or self.row.lower() in (word.lower() for word in words)
+    def chosen(self, rows: Iterable[Row]) -> list[Row]:
+        """The rows that the change is about; upper and lower case are the same."""
+        if self.row is None:
+            return list(rows)
+        for word in ("key", "label", "method"):
+            named = [row for row in rows if getattr(row, word).lower() == self.row.lower()]
+            if named:
+                return named
+        return []
 
 
 def _scalar(text: str) -> Any:
@@ -210,8 +215,9 @@ def chosen_rows(request: TableRequest) -> list[Row]:
     rows = list(spec.rows.values()) if wanted is None else _rows_named(spec, wanted)
     if not request.options:
         return rows
+    changes: dict[str, list[OptionChange]] = {row.key: [] for row in rows}
     for change in request.options:
-        named = [row for row in rows if change.names(row)]
+        named = change.chosen(rows)
         if change.row is None and len(rows) > 1:
             raise ConfigError(
                 f"--option: {change.option} of which row? Say ROW.{change.option}=..., or --rows"
@@ -221,7 +227,9 @@ def chosen_rows(request: TableRequest) -> list[Row]:
             raise ConfigError(
                 f"--option: no row {change.row!r} is asked for; {nearest(str(change.row), known)}"
             )
-    return [variant for row in rows for variant in _variants(row, request.options)]
+        for row in named:
+            changes[row.key].append(change)
+    return [variant for row in rows for variant in _variants(row, changes[row.key])]
 
 
 def _rows_named(spec: Spec, wanted: Iterable[str]) -> list[Row]:
@@ -242,11 +250,9 @@ def _rows_named(spec: Spec, wanted: Iterable[str]) -> list[Row]:
 
 
 def _variants(row: Row, changes: Iterable[OptionChange]) -> list[Row]:
-    """A row for every combination of values that the changes give; itself where none names it."""
+    """A row for every combination of values that the changes give; itself without any."""
     axes: dict[str, tuple[Any, ...]] = {}
     for change in changes:
-        if not change.names(row):
-            continue
         if change.option in axes:
             example = f"{row.key}.{change.option}=VALUE,VALUE"
             raise ConfigError(f"--option: {change.option} of {row.key} twice; write {example}")

@@ -63,7 +63,7 @@ def arrange(configs: Sequence[RunConfig], settings: Settings, estimate: Estimate
 
 @contextmanager
 def alone(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
-    """One process at a time plans and submits for a results folder."""
+    """Let only one process at a time plan and submit for a results folder."""
     lock = Claims(folder / "jobs", squeue)
     told = False
     while not lock.take("submission"):
@@ -78,14 +78,14 @@ def alone(folder: Path, say: Callable[[str], None] = lambda text: None) -> Itera
 
 
 def tidy(folder: Path) -> None:
-    """Remove the code of sweeps that have ended, and what their runs left half-done."""
+    """Remove the code and the saved states of sweeps that have ended."""
     with alone(folder), suppress(SlurmError):  # else the next command does
         used = {note.code for note in settle(folder).notes}
         snapshot.prune(folder, used)
 
 
 def settle(folder: Path) -> notes.Queue:
-    """Mark the submissions that have ended; take back those that were cut short."""
+    """Mark submissions that have ended; cancel those whose submitting process died."""
     queue = notes.look(folder, fresh=0)
     if not queue.answers:
         raise SlurmError("SLURM does not answer (squeue); nothing was submitted: try again")
@@ -101,7 +101,7 @@ def settle(folder: Path) -> notes.Queue:
 
 
 def _take_back(note: notes.Note) -> None:
-    """Cancel what a submitting process left behind that died before its packs were in place."""
+    """Cancel what a submitting process left behind when it died too early."""
     answer = None
     for _ in range(10):  # its sbatch may have outlived it and be on its way
         answer = squeue.tasks([note.name], fresh=0)
@@ -146,7 +146,7 @@ class Slurm:
         self.cancelled = self._cancelled()  # those of before do not stop this command
 
     def submit(self, todo: Sequence[RunConfig]) -> int:
-        """Submit what has no record by now, does not run and is not queued; how many."""
+        """Submit runs that have no record, do not run and are not queued; returns how many."""
         with alone(self.folder, self.console.print):
             queue = settle(self.folder)
             glances = self.results.glance([config.run_id for config in todo])
@@ -219,7 +219,7 @@ class Slurm:
     def _report_ended(
         self, left: dict[str, RunConfig], on_event: OnEvent, following: Following
     ) -> list[RunConfig]:
-        """Take the runs that have a record by now out of `left`; returns what follows from them."""
+        """Report runs that have a record now, remove them from `left`, return what follows."""
         new: list[RunConfig] = []
         for run_id, glance in self.results.glance(left.keys()).items():
             if glance.status == "done" or glance.written >= self.began:

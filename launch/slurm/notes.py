@@ -1,4 +1,4 @@
-"""Notes of what was submitted: one file a job array, written before sbatch is asked.
+"""Notes of what was submitted: one file per job array, written before sbatch is called.
 
     <results>/jobs/<name>.json    {"name", "table", "sweep", "code", "minutes", "packs", "by", ...}
 

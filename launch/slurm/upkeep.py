@@ -1,4 +1,4 @@
-"""What a user asks of submitted jobs afterwards: to stop them, to remove their logs."""
+"""After submission: cancel a table's jobs, remove the logs of finished runs."""
 
 from pathlib import Path
 

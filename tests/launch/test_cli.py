@@ -203,3 +203,15 @@ def test_the_shell_completes_verbs_flags_and_profiles():
     assert {"sweep", "status"} == {w for w in candidates("rlrr-bench s") if w != "settings"} - {""}
     assert "--protocol" in candidates("rlrr-bench sweep --pro")
     assert candidates("rlrr-bench sweep --profile d") - {""} == {"demo"}
+
+
+def test_a_table_may_lie_outside_the_package(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "paper_tables" / "specs" / "table6.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(text)
+    assert typed("sweep", "--table", "mine.yaml", "--dry-run") == 0
+    assert "90 cells, 90 runs" in capsys.readouterr().out
+    (tmp_path / "mine.yaml").write_text(text.replace("label:", "lable:", 1))
+    assert typed("sweep", "--table", "mine.yaml", "--dry-run") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: mine.yaml: row left: unknown key 'lable'; did you mean label")

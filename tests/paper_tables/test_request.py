@@ -9,7 +9,13 @@ import pytest
 from rlrr_bench.launch.cli import main
 from rlrr_bench.methods.errors import ConfigError
 from rlrr_bench.paper_tables import specs
-from rlrr_bench.paper_tables.plan import PROTOCOLS, OptionChange, TableRequest, plan
+from rlrr_bench.paper_tables.plan import (
+    PROTOCOLS,
+    OptionChange,
+    TableRequest,
+    chosen_rows,
+    plan,
+)
 from rlrr_bench.paper_tables.records import scan
 from rlrr_bench.paper_tables.table import build
 
@@ -249,3 +255,16 @@ def test_a_word_may_be_a_figure_half_a_table_or_a_file(word, names):
 def test_an_unknown_table_names_the_nearest(word, hint):
     with pytest.raises(ConfigError, match=rf"unknown table '{word}'; did you mean {hint}"):
         specs.named(word)
+
+
+def test_a_row_is_meant_before_the_others_of_its_method():
+    """Table 2 has two RLRR rows and two ARC rows: a key or a label means one, a method all."""
+
+    def changed(text: str) -> list[str]:
+        spec, profile = specs.spec("table2"), specs.profile("paper")
+        asked = TableRequest(spec, profile, options=(OptionChange.parse(text),))
+        return [row.label for row in chosen_rows(asked) if "," in row.label]
+
+    assert changed("rlrr.init=identity") == ["RLRR, init identity"]
+    assert changed("RLRR*.init=identity") == ["RLRR*, init identity"]
+    assert changed("vpt.dropout=0.2") == ["VPT-Shallow, dropout 0.2", "VPT-Deep, dropout 0.2"]

@@ -79,7 +79,7 @@ def test_status_queue_limit_and_cancel(sweep):
     assert "0 submitted, 12 queued or running already" in sweep("--no-wait")
     assert "12 queued, 0 to do" in sweep("--dry-run") or "11 queued" in sweep("--dry-run")
     waiting = sweep.start()
-    time.sleep(3)
+    assert any("queued or running already" in line for line in waiting.stdout)  # it waits now
     assert "cancelled 0 jobs" in sweep("--cancel", "--table", "3")
     assert "cancelled 4 jobs of 1 arrays" in sweep("--cancel")
     _, errors = waiting.communicate(timeout=60)
