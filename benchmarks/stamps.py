@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -50,21 +51,25 @@ def weights_stamp(tag: str, weights: str | None) -> str | None:
     Args:
         tag, weights: as for `backbones.create`.
     """
-    if weights is None or weights == "hub":
-        path = _downloaded(tag)
-        for extension in extensions().values():
-            if weights is None and tag in extension.BACKBONES:
-                path = extension.WEIGHTS
-    else:
-        path = Path(weights)
+    for extension in extensions().values():
+        if weights is None and tag in extension.BACKBONES:  # wherever the package lies: its content
+            shipped = sorted(extension.WEIGHTS.iterdir())
+            return _stamp(tag, [file.read_bytes() for file in shipped])
+    path = _downloaded(tag) if weights in (None, "hub") else Path(str(weights))
     if path is None or not path.exists():
         return None
-    lines = [tag]
+    parts = []
     for file in sorted(path.iterdir()) if path.is_dir() else [path.resolve()]:
         stat = os.stat(file)
-        lines.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}")
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    return f"{tag} {digest[:16]}"
+        parts.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}\n".encode())
+    return _stamp(tag, parts)
+
+
+def _stamp(tag: str, parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return f"{tag} {digest.hexdigest()[:16]}"
 
 
 def _downloaded(tag: str) -> Path | None:

@@ -57,7 +57,8 @@ def run(request: SweepRequest, console: Console) -> SweepOutcome:
     cells = request.cells()
     grid = Grid.survey(request.results, cells)
     context = data_for(grid.configs.values(), request.data, request.context)
-    outdated = _outdated(request, grid, context)
+    with console.status("comparing records with the weights and pixels that are here"):
+        outdated = _outdated(request, grid, context)
     tell_outdated(grid, outdated, console, rerun=request.rerun)
     again = [grid.configs[run_id] for run_id in outdated] if request.rerun else []
     todo = grid.to_do(request.retry_failed)

@@ -141,6 +141,7 @@ def test_a_failed_cell_is_a_failed_command_until_it_is_mended(demo, tmp_path, ca
     assert main([*words, "--retry-failed"]) == 0
 
 
+@pytest.mark.slow
 def test_records_say_which_code_made_them(tmp_path):
     """In a checkout of its own: clean, edited, untracked, committed during a sweep."""
     here = Checkout(tmp_path / "checkout")

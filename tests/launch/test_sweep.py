@@ -14,6 +14,8 @@ import pytest
 from commands import ROOT, SWEEP, sweep, typed
 from samples import NORMS, SMALL, write_task
 
+pytestmark = pytest.mark.slow  # worker processes
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> list[str]:

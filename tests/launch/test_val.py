@@ -46,6 +46,7 @@ def with_noise_for_test_labels(data: Path, to: Path) -> Path:
     return to
 
 
+@pytest.mark.slow
 def test_the_grid_then_the_winner_and_test_labels_decide_nothing(data, tmp_path):
     first = sweep(*words(data, tmp_path / "a"))
     assert first.returncode == 0, first.stderr

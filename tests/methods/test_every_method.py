@@ -322,6 +322,7 @@ def test_options_read_from_source_are_the_modules_own(method):
 @pytest.mark.parametrize(
     "case", [("vit", "rlrr", {}), ("vit", "fact", {}), ("swin", "vpt", {"mode": "shallow"})]
 )
+@pytest.mark.slow
 def test_torch_compile(case):
     model = perturb(adapted(*case))
     expected = logits(model)

@@ -251,6 +251,7 @@ def test_labels_of_the_scatter_do_not_lie_on_each_other(paper_records):
         figures.plt.close(figure)
 
 
+@pytest.mark.slow
 def test_latex_compiles_without_a_warning(full, tmp_path, compile_latex):
     shutil.copytree(full / "out", tmp_path / "out")
     tags = "vit_base_patch16_224.augreg_in21k and vit_base_patch16_224.orig_in21k"

@@ -147,6 +147,7 @@ def test_compare_has_the_marks_on_ours_alone(table):
     assert not rest.map(lambda cell: bool(re.search("[§¶]", cell))).any(axis=None)
 
 
+@pytest.mark.slow
 def test_latex(folder, table, tmp_path, compile_latex):
     text = (folder / "out" / "table2.tex").read_text()
     body = text[text.index("\\midrule") : text.index("\\bottomrule")]

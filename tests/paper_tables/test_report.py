@@ -69,6 +69,7 @@ def test_the_page_is_self_contained_and_escapes(page):
     assert len(text) < 3_000_000
 
 
+@pytest.mark.slow
 def test_in_a_browser(page, browser):
     def find(css: str):
         return browser.find_elements("css selector", css)

@@ -28,6 +28,7 @@ prior: {start: 20, train_1000_images: 0, score_1000_images: 0}
 """
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """First of all, in groups: each has its own clusters and mostly waits, while others compute."""
     ours = [item for item in items if Path(__file__).parent in item.path.parents]
