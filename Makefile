@@ -11,14 +11,14 @@ demo: .venv/installed
 
 # Everything that CI runs. The SLURM tests mostly wait for daemons, so they run beside the others.
 test: .venv/installed-test lint
-	$(BIN)/python -m pytest -n 4 --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile $(TESTS)
 
 # What a change needs while one works on it: no cluster, no full-size model, no browser.
 test-fast: .venv/installed-test lint
-	$(BIN)/python -m pytest --ignore tests/slurm -m "not slow" -n 2 $(TESTS)
+	$(BIN)/python -m pytest --ignore tests/slurm -m "not slow" -n 2 --dist loadfile $(TESTS)
 
 test-slurm: .venv/installed-test
-	$(BIN)/python -m pytest tests/slurm -n 2 --dist loadgroup
+	$(BIN)/python -m pytest tests/slurm -n 2 --dist loadfile
 
 lint: .venv/installed-test build/types
 	$(BIN)/ruff check .

@@ -37,3 +37,13 @@ def small_config() -> RunConfig:
     return RunConfig(
         "demo", "digits", "vit_demo_patch8_32.shapes", "linear", recipe=recipe, smoke=True
     )
+
+
+# These wait more than they compute, or take longest: they start first (workers take whole files).
+FIRST = ("test_faults.py", "test_ends_of_jobs.py", "test_sweep.py", "test_every_method.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files so that no long one begins when the others have ended."""
+    order = {name: position for position, name in enumerate((*FIRST, "test_arrays.py"))}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))

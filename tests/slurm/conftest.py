@@ -17,7 +17,6 @@ from cluster import Cluster, missing, until
 from samples import SMALL, write_task
 
 ROOT = Path(__file__).resolve().parents[2]
-GROUPS = 2
 SETTINGS = """
 cpus: 1
 mem: 600M
@@ -26,16 +25,6 @@ poll_seconds: 0.5
 warning_seconds: 20
 prior: {start: 20, train_1000_images: 0, score_1000_images: 0}
 """
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First of all, in groups: each has its own clusters and mostly waits, while others compute."""
-    ours = [item for item in items if Path(__file__).parent in item.path.parents]
-    for number, item in enumerate(ours):
-        group = 0 if "accounted" in item.name else number % GROUPS
-        item.add_marker(pytest.mark.xdist_group(f"slurm-{group}"))
-    items.sort(key=lambda item: item not in ours)
 
 
 def bring_up(accounting: bool) -> Iterator[Cluster]:

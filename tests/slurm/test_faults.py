@@ -5,7 +5,6 @@ done is run again (`Sweep.complete`).
 """
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -18,48 +17,6 @@ from samples import NORMS
 LONG = 150  # epochs after which a run takes seconds, so that a fault meets it in the middle
 
 
-def test_scancel_of_one_array_task(either):
-    sweep = either
-    sweep.epochs = LONG
-    sweep.submit()
-    job = sweep.running()["job"]
-    assert "_" in job["id"]
-    sweep.cluster.ask("scancel", job["id"])
-    sweep()
-    sweep.complete()
-    if sweep.cluster.accounting:
-        told = ["sacct", "-X", "-n", "-P", "-j", job["id"].partition("_")[0], "-o", "State"]
-
-        def ends() -> list[str]:
-            return sorted(line.split()[0] for line in sweep.cluster.ask(*told).splitlines())
-
-        # of the array's two packs; the last record is there a moment before its job has ended
-        until(lambda: ends() == ["CANCELLED", "COMPLETED"], 30, "both ends in sacct")
-
-
-def test_requeue_of_a_running_task(either):
-    sweep = either
-    sweep.epochs = LONG
-    sweep.submit()
-    job = sweep.running()["job"]
-    sweep.cluster.ask("scontrol", "requeue", job["id"])
-    sweep()
-    sweep.complete()
-
-
-def test_preemption_saves_what_is_left_and_requeues_it(either):
-    sweep = either
-    sweep.epochs = LONG
-    sweep.submit()
-    job = sweep.running()["job"]
-    sweep.cluster.ask("scancel", "--signal=TERM", job["id"])
-    sweep.cluster.ask("scancel", "--signal=USR2", job["id"])
-    until(lambda: "Requeued job" in sweep.logs(), 30, "a requeue")
-    sweep()
-    sweep.complete()
-    assert len(list((sweep.results / "jobs").glob("*.json"))) == 1  # the job itself went on
-
-
 def test_a_time_limit_too_short_for_its_pack(sweep):
     sweep.rows, sweep.epochs = "linear", 40 * LONG
     sweep.extra = ["--time", "1", "--plain"]  # one pack of some 50 seconds
@@ -67,24 +24,6 @@ def test_a_time_limit_too_short_for_its_pack(sweep):
     until(lambda: "this job is timed-out" in sweep.logs(), 120, "the time limit")
     sweep()
     sweep.complete(2)
-
-
-def test_kill_9_of_a_task(either):
-    sweep = either
-    sweep.epochs = LONG
-    sweep.submit()
-    os.kill(sweep.running()["pid"], signal.SIGKILL)
-    sweep()
-    sweep.complete()
-
-
-def test_kill_9_of_one_of_several_workers_on_a_gpu(sweep):
-    sweep.epochs = LONG
-    sweep.extra = ["--runs-per-gpu", "2", "--pack-minutes", "2"]
-    sweep.submit()
-    os.kill(sweep.running()["pid"], signal.SIGKILL)
-    sweep()
-    sweep.complete()
 
 
 def test_a_node_lost_for_good(sweep):
