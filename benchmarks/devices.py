@@ -19,7 +19,10 @@ class DeviceError(InputError):
 
 def choose(name: str | None) -> torch.device:
     """A device by name; None: the GPU if there is one."""
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise DeviceError(f"--device: {name!r} is no device, expected cpu, cuda:0, ...") from None
 
 
 def check(device: torch.device) -> None:

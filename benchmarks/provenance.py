@@ -14,7 +14,10 @@ of this once, when it starts, because the files may be edited while it works.
 import base64
 import functools
 import hashlib
+import importlib.util
 import json
+import marshal
+import os
 import subprocess
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -76,13 +79,34 @@ def at_start() -> Code:
 
 
 def confirm() -> None:
-    """Check that no source was edited since `at_start`, so that the hash is that of what runs.
+    """Check that what was imported is what `at_start` has hashed.
+
+    Python takes a compiled file whose source has its time (in seconds) and size for up to date, so
+    these are compared with the sources too.
 
     Raises:
-        CodeChanged: a source was edited.
+        CodeChanged: a source or a plug-in was edited, or a compiled file is not its source's.
     """
-    if digest_of(source_files()) != at_start().digest:
+    plugins = {name: registry.code_hash(name) for name in registry.plugins()}
+    if digest_of(source_files()) != at_start().digest or plugins != at_start().plugins:
         raise CodeChanged(f"{ROOT}: the code was edited while a process started; try again")
+    stale = [path for path in source_files().values() if path.suffix == ".py" and _is_stale(path)]
+    for path in stale:
+        Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
+    if stale:
+        raise CodeChanged(f"{stale[0]}: its compiled file was of other code; removed: try again")
+
+
+def _is_stale(source: Path) -> bool:
+    """Whether Python's compiled file of a source would be used, and is not of this source."""
+    try:
+        raw, stat = Path(importlib.util.cache_from_source(str(source))).read_bytes(), source.stat()
+        flags, time, size = (int.from_bytes(raw[i : i + 4], "little") for i in (4, 8, 12))
+        if flags or (time, size) != (int(stat.st_mtime) & 0xFFFFFFFF, stat.st_size & 0xFFFFFFFF):
+            return False  # Python compares hashes, or compiles anew
+        return marshal.loads(raw[16:]) != compile(source.read_bytes(), str(source), "exec")
+    except (OSError, ValueError, EOFError, TypeError, NotImplementedError):
+        return False
 
 
 def current() -> Code:
@@ -127,14 +151,31 @@ def _origin(plugins: Collection[Path]) -> tuple[str | None, bool | None]:
     commit, dirty = None, None
     if (ROOT / "pyproject.toml").is_file():
         commit = _git(ROOT, "rev-parse", "HEAD")
-        changed = uncommitted(ROOT, [name for name in PACKAGES if (ROOT / name).is_dir()])
-        dirty = None if commit is None or changed is None else bool(changed)
+        if commit is not None:
+            commit, dirty = _checkout(commit)
     elif note.is_file():
         told = json.loads(note.read_text(encoding="utf-8"))
         return told["git_commit"], told["git_dirty"]
     elif _is_as_released():
         dirty = False
     return commit and commit.strip(), True if any(map(_is_loose, plugins)) else dirty
+
+
+def _checkout(commit: str) -> tuple[str | None, bool | None]:
+    """The commit, if it holds any of the sources, and whether it does not hold all as they are."""
+    names = [name for name in PACKAGES if (ROOT / name).is_dir()]
+    changed = uncommitted(ROOT, names)
+    told = _git(ROOT, "ls-tree", "-r", "--name-only", "-z", "HEAD", "--", *names)
+    marked = _git(ROOT, "ls-files", "-v", "--", *names)  # lower case: git was told not to look
+    if changed is None or told is None or marked is None:
+        return commit, None
+    held = set(told.split("\0"))
+    loose = [p for p in source_files().values() if p.relative_to(ROOT).as_posix() not in held]
+    if len(loose) == len(source_files()):
+        return None, None  # a copy inside somebody else's repository
+    hidden = any(line[:1].islower() or line[:1] == "S" for line in marked.splitlines())
+    moved = _git(ROOT, "rev-parse", "HEAD") != commit
+    return commit, bool(changed or loose or hidden or moved)
 
 
 def uncommitted(folder: Path, names: Iterable[str]) -> list[str] | None:
@@ -175,8 +216,10 @@ def _version() -> str | None:
 
 def _git(folder: Path, *words: str) -> str | None:
     """git's output; None if it fails, as outside of a checkout or on a machine without git."""
+    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+    env = {key: value for key, value in os.environ.items() if key not in elsewhere}
     try:
-        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, env=env)
     except OSError:
         return None
     return done.stdout if done.returncode == 0 else None

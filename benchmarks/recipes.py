@@ -141,7 +141,7 @@ def overrides(words: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set: found {word!r}, expected KEY=VALUE, as in lr=1e-3")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # ValueError: no date, though it looks like one
             value = text
         if (key, value) != ("hflip", "where_safe"):
             value = typed({key: value}, "--set")[key]

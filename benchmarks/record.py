@@ -258,17 +258,30 @@ class Results:
     def write(self, record: RunRecord) -> Path:
         """Write a record, whole or not at all."""
         path = self.path(record.run_id)
+        if path.exists() and self.read(record.run_id) is None:
+            self.put_aside(record.run_id)  # of another schema, or damaged: never lost
         write_text(path, record.to_json())
         return path
 
-    def put_aside(self, run_id: str) -> Path:
-        """Move a record out of the way, so that its run is done again; nothing is overwritten."""
+    def put_aside(self, run_id: str) -> Path | None:
+        """Move a record out of the way, so that its run is done again; nothing is overwritten.
+
+        Returns:
+            Where it is now; None if another process was faster.
+        """
         aside = self.folder / "aside"
         aside.mkdir(parents=True, exist_ok=True)
         names = (aside / f"{run_id}.{number}.json" for number in itertools.count(1))
-        path = next(name for name in names if not name.exists())
-        os.rename(self.path(run_id), path)
-        return path
+        for path in names:
+            try:
+                os.link(self.path(run_id), path)
+            except FileExistsError:
+                continue
+            except FileNotFoundError:
+                return None
+            self.path(run_id).unlink(missing_ok=True)
+            return path
+        return None
 
     def clean(self) -> None:
         """Remove drafts left by killed writers."""

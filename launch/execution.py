@@ -27,7 +27,8 @@ def begin(context: RunContext, threads: int) -> "torch.device":
         InputError: a plug-in is no method, the code was edited meanwhile, or the device is broken.
     """
     for plugin in context.plugins:
-        methods.add_plugin(plugin)
+        if plugin not in methods.plugins().values():  # by the command that this process began as
+            methods.add_plugin(plugin)
     provenance.at_start()
     import torch
 

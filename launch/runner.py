@@ -14,9 +14,11 @@ from ..benchmarks.context import RunContext
 from ..benchmarks.extensions import extensions
 from ..benchmarks.record import Results
 from ..methods.errors import ConfigError
+from ..paper_tables.plan import Cell
 from ..paper_tables.records import Outdated
 from . import view
 from .claims import Claims
+from .execution import begin
 from .freshness import outdated_inputs
 from .grid import Followers, Grid
 from .local import Local
@@ -74,23 +76,45 @@ def run(request: SweepRequest, console: Console) -> SweepOutcome:
     Claims(request.results, squeue).clean()
     Results(request.results).clean()
     check_lists([*todo, *again, *Followers(grid, todo).likely()], context)
-    if again:
-        for config in again:
-            Results(request.results).put_aside(config.run_id)
-        console.print(f"{len(again)} records put aside in {request.results / 'aside'}")
-        outdated = {}
-        grid = Grid.survey(request.results, cells)
-        todo = grid.to_do(request.retry_failed)
-    followers = Followers(grid, todo)
+    work = _Work(request, context, cells, grid, todo, again)
     lost, waited = [], True
     if request.cluster == "slurm":
-        answer = _on_slurm(request, context, grid, followers, todo, console)
+        answer = _on_slurm(work, console)
         lost, waited = answer or [], answer is not None
     elif request.cluster == "debug":
-        _in_this_process(context, grid, followers, todo, console)
+        _in_this_process(work, console)
     else:
-        _here(request, context, grid, followers, todo, console)
-    return SweepOutcome(Grid.survey(request.results, cells), outdated, lost, waited)
+        _here(work, console)
+    rest = {} if again else outdated
+    return SweepOutcome(Grid.survey(request.results, cells), rest, lost, waited)
+
+
+@dataclass
+class _Work:
+    """What is to be done, and where. again: finished runs that are to be made anew."""
+
+    request: SweepRequest
+    context: RunContext
+    cells: list[Cell]
+    grid: Grid
+    todo: list[RunConfig]
+    again: list[RunConfig]
+
+    def __post_init__(self) -> None:
+        self.todo = [*self.todo, *self.again]
+        self.followers = Followers(self.grid, self.todo)
+
+    def set_out(self, console: Console) -> None:
+        """Put the old records aside, now that all is known to be well, and look again."""
+        if not self.again:
+            return
+        results = Results(self.request.results)
+        moved = [results.put_aside(config.run_id) for config in self.again]
+        count = sum(path is not None for path in moved)
+        console.print(f"{count} records put aside in {results.folder / 'aside'}")
+        self.grid = Grid.survey(self.request.results, self.cells)
+        self.todo = self.grid.to_do(self.request.retry_failed)
+        self.followers = Followers(self.grid, self.todo)
 
 
 def _outdated(request: SweepRequest, grid: Grid, context: RunContext | None) -> Outdated:
@@ -170,80 +194,64 @@ def following(followers: Followers, shown: view.SweepView) -> Following:
     return after
 
 
-def _here(
-    request: SweepRequest,
-    context: RunContext,
-    grid: Grid,
-    followers: Followers,
-    todo: list[RunConfig],
-    console: Console,
-) -> None:
+def _here(work: _Work, console: Console) -> None:
     """Do the runs with worker processes here, after loading all weights and data once."""
-    expected = [*todo, *followers.likely()]
-    with Local(grid.folder, context, request.workers) as local:
+    expected = [*work.todo, *work.followers.likely()]
+    with Local(work.grid.folder, work.context, work.request.workers) as local:
         first = {(c.backbone, c.task, c.train_split, c.eval_split): c for c in reversed(expected)}
-        with view.SweepView(len(first), "preparing", console, grid.names) as shown:
+        with view.SweepView(len(first), "preparing", console, work.grid.names) as shown:
             local.prepare(list(reversed(first.values())), shown.report)
-        _announce(grid, followers, todo, local.count, console)
-        with view.SweepView(len(expected), "runs", console, grid.names) as shown:
-            local.run(todo, shown.report, following(followers, shown))
+        work.set_out(console)
+        _announce(work, local.count, console)
+        total = len(work.todo) + len(work.followers.likely())
+        with view.SweepView(total, "runs", console, work.grid.names) as shown:
+            local.run(work.todo, shown.report, following(work.followers, shown))
 
 
-def _announce(
-    grid: Grid, followers: Followers, todo: list[RunConfig], at_once: int, console: Console
-) -> None:
-    likely, done = len(followers.likely()), len(grid.configs) - len(todo)
+def _announce(work: _Work, at_once: int, console: Console) -> None:
+    likely, done = len(work.followers.likely()), len(work.grid.configs) - len(work.todo)
     follow = f", {likely} to follow" if likely else ""
-    console.print(f"{len(todo)} runs to do{follow}, {done} done before, {at_once} at a time")
+    console.print(f"{len(work.todo)} runs to do{follow}, {done} done before, {at_once} at a time")
 
 
-def _in_this_process(
-    context: RunContext,
-    grid: Grid,
-    followers: Followers,
-    todo: list[RunConfig],
-    console: Console,
-) -> None:
+def _in_this_process(work: _Work, console: Console) -> None:
     """Do one run after another in this process, for debuggers."""
-    _announce(grid, followers, todo, 1, console)
+    begin(work.context, threads(1))
+    work.set_out(console)
+    _announce(work, 1, console)
+    todo = work.todo
     while todo:
-        pack = packs.Pack(tuple(todo), context, grid.folder, names=grid.names)
+        pack = packs.Pack(tuple(todo), work.context, work.grid.folder, names=work.grid.names)
         pack.work(0, 1, threads(1))
-        todo = [config for trial in todo for config in followers.after(trial)]
+        todo = [config for trial in todo for config in work.followers.after(trial)]
 
 
-def _on_slurm(
-    request: SweepRequest,
-    context: RunContext,
-    grid: Grid,
-    followers: Followers,
-    todo: list[RunConfig],
-    console: Console,
-) -> list[str] | None:
+def _on_slurm(work: _Work, console: Console) -> list[str] | None:
     """Submit what is neither queued nor running, then wait for all runs, whoever does them.
 
     Returns:
         A line for every run that was given up; None: not waited for.
     """
-    weights = context.weights
+    request, weights = work.request, work.context.weights
     if weights not in (None, "hub", "random") and not Path(weights).exists():
         raise ConfigError(f"--weights: {weights}: no such file or folder")
+    work.set_out(console)
     cluster = arrays.Slurm(
-        grid.folder,
+        work.grid.folder,
         request.settings,
-        context,
+        work.context,
         table=request.table,
-        names=grid.names,
-        estimate=grid.estimator(request.settings.prior)[0],
+        names=work.grid.names,
+        estimate=work.grid.estimator(request.settings.prior)[0],
         console=console,
     )
+    todo, likely = work.todo, len(work.followers.likely())
     sent = cluster.submit(todo)
     console.print(
-        f"{len(todo)} runs to do, {len(grid.of('done'))} done before; {sent} submitted, "
+        f"{len(todo)} runs to do, {len(work.grid.of('done'))} done before; {sent} submitted, "
         f"{len(todo) - sent} queued or running already",
         highlight=False,
     )
-    likely = len(followers.likely())
     if not request.wait:
         console.print(
             "not waiting: --status tells, and the same command goes on and builds the table"
@@ -252,13 +260,13 @@ def _on_slurm(
             console.print(f"it also submits the {likely} runs that follow from the trials")
         return None
     try:
-        with view.SweepView(len(todo) + likely, "runs", console, grid.names) as shown:
-            after = following(followers, shown)
+        with view.SweepView(len(todo) + likely, "runs", console, work.grid.names) as shown:
+            after = following(work.followers, shown)
             lost = cluster.wait(todo, shown.report, shown.say, after)
     except KeyboardInterrupt:
         print("the jobs go on without this command; --cancel stops them", file=sys.stderr)
         raise
-    arrays.tidy(grid.folder)
+    arrays.tidy(work.grid.folder)
     for line in lost:
         console.print(f"lost  {line}", style="red", markup=False, highlight=False)
     return lost

@@ -166,22 +166,28 @@ def code_hash(name: str) -> str:
 
 
 def _imported(path: Path) -> Iterator[Path]:
-    """The files of this folder that a method's file imports, without the common ground."""
+    """The files of this folder, or beside a plug-in, that a method's file imports; no ground."""
     package = __package__
     if path.is_relative_to(_HERE):
         package = ".".join([__package__, *path.parent.relative_to(_HERE).parts])
     for node in ast.walk(_tree(path)):
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        home = node.module or ""
-        if node.level:
-            home = importlib.util.resolve_name("." * node.level + home, package)
-        for name in (home, *(f"{home}.{alias.name}" for alias in node.names)):
-            inside = name.removeprefix(f"{__package__}.").split(".")
-            if name.startswith(f"{__package__}.") and inside[0] not in _GROUND:
-                other = _HERE.joinpath(*inside).with_suffix(".py")
-                if other.is_file():
-                    yield other
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            home = node.module or ""
+            if node.level:
+                home = importlib.util.resolve_name("." * node.level + home, package)
+            names = [home, *(f"{home}.{alias.name}" for alias in node.names)]
+        for name in names:
+            folder, parts = path.parent, name.split(".")
+            if name.startswith(f"{__package__}."):
+                folder, parts = _HERE, name.removeprefix(f"{__package__}.").split(".")
+            elif path.is_relative_to(_HERE):
+                continue
+            other = folder.joinpath(*parts).with_suffix(".py")
+            if not (folder == _HERE and parts[0] in _GROUND) and other.is_file():
+                yield other
 
 
 def source(name: str) -> bytes:

@@ -73,7 +73,7 @@ class OptionChange:
 def _scalar(text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: no date, though it looks like one
         return text
 
 

@@ -93,13 +93,12 @@ def _shown(table: Table, view: str) -> pd.DataFrame:
     if table.spec.columns == "tasks" or not (table.long["kind"] == "group_mean").any():
         kinds.append("task")
     shown = table.long[table.long["kind"].isin(kinds)]
+    shown = _marked_by_tasks(shown, table.long[table.long["kind"] == "task"])
     if view == "printed":  # a column that the paper does not have is not missing
         shown = shown[shown.groupby("column")["printed"].transform("count") > 0]
     if table.spec.columns == "groups":
         tasks = table.long[table.long["kind"] == "task"]
         sizes = tasks.groupby("column_group")["column"].nunique()
-        if "task" not in kinds:
-            shown = _marked_by_tasks(shown, tasks)
         of_groups = shown["kind"] == "group_mean"
         names = shown["column_group"].map(lambda g: f"{g.capitalize()} ({sizes.get(g)})")
         shown = shown.assign(
@@ -110,7 +109,7 @@ def _shown(table: Table, view: str) -> pd.DataFrame:
 
 
 def _marked_by_tasks(shown: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
-    """The means with the marks of the tasks behind them, which the view does not show."""
+    """The means with the marks of the tasks behind them."""
     shown = shown.copy()
     group_means, means = shown["kind"] == "group_mean", shown["kind"] == "mean"
     for key in ("dirty", "outdated"):

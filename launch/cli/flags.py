@@ -123,9 +123,28 @@ def words(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(w.strip() for w in text.split(",") if w.strip())
 
 
+def positive(text: str) -> int:
+    """For argparse: an integer of 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+positive.__name__ = "integer of 1 or more"  # as argparse names it in its error line
+
+
+def seed(text: str) -> int:
+    """For argparse: an integer that seeds generators."""
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise ValueError(text)
+    return number
+
+
 def seeds(text: str | None) -> tuple[int, ...] | None:
     try:
-        return None if text is None else tuple(int(word) for word in text.split(","))
+        return None if text is None else tuple(seed(word) for word in text.split(","))
     except ValueError:
         raise ConfigError(f"--seeds: found {text!r}, expected integers like 0,1,2") from None
 
@@ -207,11 +226,24 @@ def context(arguments: argparse.Namespace, results: Path, plugins: tuple[Path, .
 
 
 def results_folder(arguments: argparse.Namespace) -> Path:
-    return arguments.results or RESULTS / specs.profile(arguments.profile).name
+    name = specs.profile(arguments.profile).name
+    return _folder("--results", arguments.results or RESULTS / name)
 
 
 def out_folder(arguments: argparse.Namespace) -> Path:
-    return arguments.out or OUT / specs.profile(arguments.profile).name
+    return _folder("--out", arguments.out or OUT / specs.profile(arguments.profile).name)
+
+
+def _folder(flag: str, path: Path) -> Path:
+    """The folder, which need not exist yet.
+
+    Raises:
+        ConfigError: something else is in its way.
+    """
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            raise ConfigError(f"{flag}: {part}: found a file, expected a folder")
+    return path
 
 
 def sweep_request(arguments: argparse.Namespace) -> SweepRequest:

@@ -38,7 +38,7 @@ def add(commands: flags.Commands) -> None:
     what.add_argument("--task", required=True, metavar="T", help="by folder, heading or alias")
     what.add_argument("--backbone", default=VIT_B, metavar="TAG", help="default: the paper's")
     what.add_argument("--recipe", default="ours", metavar="R", help="default: ours")
-    what.add_argument("--seed", type=int, default=0, metavar="N")
+    what.add_argument("--seed", type=flags.seed, default=0, metavar="N")
     what.add_argument("--curve", action="store_true", help="score the test set after every epoch")
     flags.add_profile(what)
     flags.add_changes(what, "rank=4", "")
@@ -74,6 +74,8 @@ def asked_for(arguments: argparse.Namespace) -> SingleRun:
         hint = nearest(arguments.method, names())
         raise MethodError(f"--method: unknown method {arguments.method!r}; {hint}")
     profile = specs.profile(arguments.profile)
+    if profile.recipe and arguments.recipe not in ("ours", profile.recipe):
+        raise ConfigError(f"--recipe: the profile {profile.name} has its own, {profile.recipe}")
     benchmark, task = _task(arguments.task, profile)
     options = {}
     for change in map(OptionChange.parse, arguments.option):
@@ -141,7 +143,7 @@ def see_through(request: SingleRun, console: Console) -> RunRecord:
     from ...benchmarks import run
 
     run.prepare(config, context)
-    if record is not None:
+    if record is not None:  # put aside when all is known to be well
         results.put_aside(config.run_id)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:

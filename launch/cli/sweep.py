@@ -22,7 +22,9 @@ def add(commands: flags.Commands) -> None:
     flags.add_context(parser)
     flags.add_folders(parser)
     how = parser.add_argument_group("how")
-    how.add_argument("--workers", type=int, metavar="N", help="default: one a GPU, or the cores")
+    how.add_argument(
+        "--workers", type=flags.positive, metavar="N", help="default: one a GPU, or the cores"
+    )
     how.add_argument(
         "--cluster",
         default="auto",
@@ -92,6 +94,8 @@ def dry_run(request: SweepRequest, console: Console) -> int:
     console.print(
         f"\n{len(cells)} cells, {runs} runs; {ready} done,{queued} {len(new)} to do{follow}"
     )
+    if request.rerun:
+        console.print("weights and pixels are compared when the sweep runs, not here")
     at_once = request.workers or default_workers()
     lines = status.forecast(grid, [*new, *likely], request.settings, request.cluster, at_once)
     for line in lines:

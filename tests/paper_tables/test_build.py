@@ -194,7 +194,7 @@ def test_csv_schemas_are_those_of_the_readme(full, small_data, small_config):
     fields_of_record = set(json.loads(record.to_json()))
     assert fields_of_record == documented("Fields of a record (and columns of `<table>.csv`)")
     unknown = {name for name in FIELDS if getattr(record, name) is None}
-    made = made_up(small_config, 50.0)
+    made = made_up(small_config, 50.0, method_code=record.method_code)
     assert unknown == {name for name in FIELDS if getattr(made, name) is None}
     config = {f.name for f in fields(RunConfig)} - {"recipe"}
     recipe = {f"recipe_{f.name}" for f in fields(type(small_config.recipe))}
