@@ -84,6 +84,15 @@ class Grid:
             )
         ]
 
+    def failed_with_other_code(self) -> list[RunConfig]:
+        """The failed runs whose method's files have changed since: perhaps they are mended."""
+        return [
+            config
+            for config in self.of("failed")
+            if (noted := self.glances[config.run_id].method_code) is not None
+            and noted != methods.code_hash(config.method)
+        ]
+
     @property
     def outdated_code(self) -> Outdated:
         """The finished runs whose method's files are others now; see methods/registry.py."""

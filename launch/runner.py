@@ -64,9 +64,16 @@ def run(request: SweepRequest, console: Console) -> SweepOutcome:
     tell_outdated(grid, outdated, console, rerun=request.rerun)
     again = [grid.configs[run_id] for run_id in outdated] if request.rerun else []
     todo = grid.to_do(request.retry_failed)
+    if request.rerun and not request.retry_failed:
+        todo += grid.failed_with_other_code()
     if not (todo or again):
         runs = len(grid.configs)
         console.print(f"nothing to run: {runs} of {runs} runs have a record")
+        if failed := len(grid.of("failed")):
+            changed = len(grid.failed_with_other_code())
+            mended = f"; the method file of {changed} has changed since" if changed else ""
+            text = f"{failed} of them failed: --retry-failed tries them again{mended}"
+            console.print(text, style="yellow")
         if waiting := len(Followers(grid, todo).likely()):
             text = f"{waiting} more wait for trials that failed: --status names them"
             console.print(f"{text}, --retry-failed tries them again", style="yellow")
@@ -111,7 +118,8 @@ class _Work:
         results = Results(self.request.results)
         moved = [results.put_aside(config.run_id) for config in self.again]
         count = sum(path is not None for path in moved)
-        console.print(f"{count} records put aside in {results.folder / 'aside'}")
+        what = "record" if count == 1 else "records"
+        console.print(f"{count} {what} put aside in {results.folder / 'aside'}")
         self.grid = Grid.survey(self.request.results, self.cells)
         self.todo = self.grid.to_do(self.request.retry_failed)
         self.followers = Followers(self.grid, self.todo)

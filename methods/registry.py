@@ -138,7 +138,8 @@ def file(name: str) -> Path:
     """
     files = _files()
     if name not in files:
-        raise MethodError(f"unknown method {name!r}; {nearest(name, files)}")
+        own = "; a method of your own needs --plugin FILE.py"
+        raise MethodError(f"unknown method {name!r}; {nearest(name, files)}{own}")
     return files[name]
 
 

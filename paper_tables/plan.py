@@ -244,7 +244,8 @@ def _rows_named(spec: Spec, wanted: Iterable[str]) -> list[Row]:
             rows[word] = Row(word, word, word, backbone, "ours")
         else:
             known = {*spec.rows, *methods.names()}
-            raise ConfigError(f"unknown row {word!r} of {spec.name}; {nearest(word, known)}")
+            hint = f"{nearest(word, known)}; a method of your own needs --plugin FILE.py"
+            raise ConfigError(f"unknown row {word!r} of {spec.name}; {hint}")
     order = {key: position for position, key in enumerate(spec.rows)}
     return sorted(rows.values(), key=lambda row: order.get(row.key, len(order)))
 

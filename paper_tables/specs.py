@@ -100,7 +100,7 @@ def named(word: str) -> tuple[str, ...]:
             return (name,)
     if word.endswith((".yaml", ".yml")):
         return (word,)
-    raise ConfigError(f"unknown table {word!r}; {nearest(word, [*TABLES, *every()])}")
+    raise ConfigError(f"unknown table {word!r}; {nearest(word, {*TABLES, *every()})}")
 
 
 def every() -> tuple[str, ...]:
@@ -108,14 +108,23 @@ def every() -> tuple[str, ...]:
     return tuple(name for names in TABLES.values() for name in names)
 
 
-@cache
 def spec(name: str) -> Spec:
     """A spec by name ("table2") or by its file, every key checked.
 
     Raises:
         ConfigError: names the file and the key.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if name.endswith((".yaml", ".yml")):
+        return _spec(Path(name))
+    return _shipped(name)
+
+
+@cache
+def _shipped(name: str) -> Spec:
+    return _spec(FOLDER / f"{name}.yaml")
+
+
+def _spec(path: Path) -> Spec:
     content = read_yaml(path)
     defaults = {"backbone": content.pop("backbone", None)}
     content |= {key: tuple(content.get(key, ())) for key in ("tasks", "ticks")}

@@ -10,7 +10,7 @@ line; 130 stopped by Ctrl-C.
 import argparse
 import importlib
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 
@@ -23,10 +23,23 @@ VERBS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command in one line."""
+    """Says what is wrong with a command in one line, and takes no abbreviated flags."""
+
+    def __init__(self, *positional: Any, **named: Any):
+        super().__init__(*positional, **{"allow_abbrev": False, **named})
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+class _Version(argparse.Action):
+    """Prints the version and which code this is."""
+
+    def __call__(self, whole: argparse.ArgumentParser, *_: Any) -> None:
+        from ...benchmarks import provenance
+
+        print(f"rlrr-bench {provenance.current().version} ({provenance.current().describe()})")
+        whole.exit()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         description="Fine-tune vision transformers by every method of the RLRR paper, and compare.",
         epilog="`rlrr-bench VERB --help` tells more of each.",
     )
+    whole.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = whole.add_subparsers(
         dest="verb", metavar="VERB", required=True, parser_class=Parser, title="verbs"
     )

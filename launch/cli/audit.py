@@ -16,7 +16,9 @@ from . import flags
 
 
 def add(commands: flags.Commands) -> None:
-    parser = flags.verb(commands, "audit", __doc__, "count parameters, compare with the printed")
+    parser = flags.verb(
+        commands, "audit", __doc__, "count parameters and compare with the printed ones"
+    )
     parser.set_defaults(do=do)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the lines there as well")
 

@@ -1,4 +1,4 @@
-"""Cancel the waiting and running jobs of one table, or remove the logs of runs that are done."""
+"""Cancel the waiting and running SLURM jobs of one table, and no others."""
 
 import argparse
 from pathlib import Path

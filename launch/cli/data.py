@@ -45,7 +45,7 @@ the images from each data set's own page. No link is promised to work."""
 
 
 def add(commands: flags.Commands) -> None:
-    parser = flags.verb(commands, "data", __doc__, "what the data should be, and whether it is")
+    parser = flags.verb(commands, "data", __doc__, "what the data should look like, and check it")
     inside = parser.add_subparsers(dest="command", required=True, parser_class=type(parser))
     c = inside.add_parser("layout", help="what goes where, and where it comes from")
     c.set_defaults(do=layout)

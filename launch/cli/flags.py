@@ -36,7 +36,7 @@ def add_selection(parser: argparse.ArgumentParser, table: bool = True) -> None:
     group.add_argument("--tasks", metavar="T,..", help="only these tasks, by folder or heading")
     group.add_argument("--seeds", metavar="0,1,..", help="default: the profile's")
     add_protocol(group)
-    add_changes(group, "lora.rank=4", "a row each for lora.rank=2,4")
+    add_changes(group, "lora.rank=4", "lora.rank=2,4 makes a row for each value")
     group.add_argument("--smoke", action="store_true", help="accept short lists; never a result")
 
 
@@ -88,13 +88,15 @@ def add_context(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data, weights and speed")
     group.add_argument("--data", type=Path, metavar="DIR", help="holds vtab-1k/<task>/...")
     group.add_argument("--weights", metavar="PATH", help="file or folder; default: timm's hub")
-    group.add_argument("--cache", type=Path, metavar="DIR", help="decoded images (DATA/.cache)")
-    group.add_argument("--plain", action="store_true", help="take no fast path: equal but rounding")
+    group.add_argument(
+        "--cache", type=Path, metavar="DIR", help="decoded images (default: DIR/.cache)"
+    )
+    group.add_argument("--plain", action="store_true", help="no fast paths (equal up to rounding)")
     group.add_argument(
         "--save-deltas",
         default="auto",
         choices=DELTAS_MB,
-        help="keep trained tensors in RESULTS/deltas; auto: up to 64 MB a run, so not full's",
+        help="keep trained tensors in the results folder's deltas/; auto: only up to 64 MB a run",
     )
 
 

@@ -43,7 +43,9 @@ def add(commands: flags.Commands) -> None:
     flags.add_profile(what)
     flags.add_changes(what, "rank=4", "")
     what.add_argument("--smoke", action="store_true", help="accept short lists; never a result")
-    what.add_argument("--rerun", action="store_true", help="also if it has a record, kept aside")
+    what.add_argument(
+        "--rerun", action="store_true", help="also if it has a record, which is kept aside"
+    )
     flags.add_context(parser)
     parser.add_argument("--device", metavar="D", help="as torch names it; default: a GPU if any")
     parser.add_argument("--results", type=Path, metavar="DIR", help="default results/<profile>")

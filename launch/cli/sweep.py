@@ -127,6 +127,6 @@ def run(request: SweepRequest, console: Console) -> int:
         name = built.name
         if name != part.spec.name:
             console.print(f"  a part of {part.spec.name}, so its files are called {name}")
-        written = f"{short(request.out / name)}.tex, .md, .csv, views and figures"
+        written = f"{short(request.out / name)}.tex, .md, .csv"
         console.print(f"  {written}; {short(request.results / name)}.csv", soft_wrap=True)
     return outcome.exit_code

@@ -18,7 +18,7 @@ from . import flags
 def add(commands: flags.Commands) -> None:
     parser = flags.verb(commands, "tables", __doc__, "build tables and figures from the records")
     parser.set_defaults(do=do)
-    parser.add_argument("--table", metavar="T", help="default: all, which are not shown here")
+    parser.add_argument("--table", metavar="T", help="default: all (written, not shown)")
     parser.add_argument(
         "--view", choices=("ours", "printed", "compare"), default="compare", help="what is shown"
     )

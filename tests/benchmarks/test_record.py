@@ -211,8 +211,18 @@ def test_every_version_put_aside_is_kept(done, tmp_path):
     kept = sorted((tmp_path / "aside").iterdir())
     assert sorted(path.read_text() for path in kept) == sorted(texts[1:])
     assert all(path.name.startswith(f"{done.run_id}.") for path in kept)
-    with pytest.raises(FileNotFoundError):
-        results.put_aside(done.run_id)
+    assert results.put_aside(done.run_id) is None  # another process was faster
+
+
+def test_a_record_that_cannot_be_read_is_never_written_over(done, tmp_path):
+    results = Results(tmp_path)
+    text = done.to_json().replace('"schema": 1', '"schema": 2')
+    results.runs.mkdir()
+    results.path(done.run_id).write_text(text)
+    results.write(done)
+    assert results.read(done.run_id) == done
+    (aside,) = (tmp_path / "aside").iterdir()
+    assert aside.read_text() == text
 
 
 def test_a_glance_tells_what_parsing_tells(done, small_config, tmp_path):

@@ -84,6 +84,9 @@ BAD = {
     "why": (("tables", "--why", "4", "RLRR", "DTD"), "4 is table4a and table4b; name one of them"),
     "method": (("run", "--method", "lorra", "--task", "cifar"), "did you mean lora"),
     "task": (("run", "--method", "lora", "--task", "cifra"), "unknown task 'cifra'"),
+    "workers": (("sweep", "--table", "2", "--workers", "-1"), "invalid integer of 1 or more"),
+    "seed": (("sweep", "--table", "2", "--seeds", "-1"), "--seeds: found '-1'"),
+    "date": (("sweep", "--table", "2", "--set", "lr=2026-13-45"), "lr: found '2026-13-45'"),
     "run": (("export", "000000000000", "--out", "x"), "unknown run '000000000000'"),
 }
 
@@ -173,6 +176,17 @@ def test_a_part_never_writes_over_the_whole(data, tmp_path, capsys):
     stems = {path.stem for path in out.glob("table2*.md")}
     assert len(stems) == 4 and {"table2", "table2-val"} <= stems
     assert "a part of table2, so its files are called" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["sweep", "status", "run", "cancel"])
+def test_a_file_in_the_place_of_a_folder(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    what = ("--method", "lora", "--task", "digits") if verb == "run" else ("--table", "2")
+    words = (verb, *what, "--profile", "demo", "--results", "file")
+    assert typed(*words) == 2
+    assert capsys.readouterr().err == "error: --results: file: found a file, expected a folder\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_completion_and_settings(capsys):

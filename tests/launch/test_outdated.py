@@ -1,6 +1,7 @@
 """A number cannot lie about what made it: code, plug-ins, weights and pixels that change later."""
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -119,6 +120,17 @@ def test_other_pixels_are_told(demo, tmp_path, capsys):
     assert main([*words, "--rerun"]) == 0 and "¶" not in table(tmp_path)
 
 
+def test_nothing_is_put_aside_before_all_is_known_to_be_well(demo, tmp_path, capsys):
+    words = [*demo, "--rows", "linear", "--cluster", "local", "--workers", "1"]
+    assert main(words) == 0
+    before = records(tmp_path)
+    folder = tmp_path / "data" / "demo" / "digits" / "images" / "train800val200"
+    (folder / "000000.png").write_text("garbage")
+    assert main([*words, "--rerun"]) == 2
+    assert "cannot be decoded" in capsys.readouterr().err
+    assert records(tmp_path) == before and not (tmp_path / "results" / "aside").exists()
+
+
 def test_a_failed_cell_is_a_failed_command_until_it_is_mended(demo, tmp_path, capsys):
     plugin = tmp_path / "shaky.py"
     helper = "def trouble():\n    raise RuntimeError('no way')\n\n\ndef attach"
@@ -208,3 +220,44 @@ def test_a_snapshot_keeps_its_origin(tmp_path):
     assert len({text.partition(" ")[0] for text in (clean, dirty, committed)}) == 3
     assert json.loads(dirty.partition(" ")[2])["git_dirty"] is True
     assert json.loads(committed.partition(" ")[2]) == {"git_commit": commit, "git_dirty": False}
+
+
+STALE = """
+import os, sys
+sys.dont_write_bytecode = False
+from rlrr_bench.benchmarks import provenance
+from rlrr_bench.methods import registry
+provenance.at_start()
+registry.module("bias")
+try:
+    provenance.confirm()
+    print("well")
+except provenance.CodeChanged as error:
+    print(error)
+"""
+
+
+def test_a_compiled_file_of_other_code_is_not_believed(tmp_path):
+    """Edited to the same size, with the same time: Python would run the old code."""
+    here = Checkout(tmp_path / "checkout")
+    assert here.ask(STALE) == "well"
+    path = here.folder / "methods" / "bias.py"
+    stat, text = path.stat(), path.read_text()
+    path.write_text(text.replace("requires_grad_(True)", "requires_grad_(1==1)"[:20], 1))
+    assert path.stat().st_size == stat.st_size and path.read_text() != text
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert "methods/bias.py: its compiled file was of other code; removed" in here.ask(STALE)
+    assert here.ask(STALE) == "well"
+
+
+def test_what_git_does_not_look_at_is_not_committed(tmp_path):
+    here = Checkout(tmp_path / "checkout")
+    dirty = "from rlrr_bench.benchmarks import provenance; print(provenance.current().dirty)"
+    assert here.ask(dirty) == "False"
+    (here.folder / ".git" / "info" / "exclude").write_text("methods/mine.py\n")
+    (here.folder / "methods" / "mine.py").write_text(NORMS)
+    assert here.ask(dirty) == "True"  # ignored, and a method all the same
+    (here.folder / "methods" / "mine.py").unlink()
+    here.git("update-index", "--assume-unchanged", "methods/bias.py")
+    here.edit("methods/bias.py")
+    assert here.ask(dirty) == "True"

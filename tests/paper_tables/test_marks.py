@@ -100,8 +100,9 @@ def expected(table: Table) -> dict[tuple[str, str], str]:
     for cell in table.long[table.long["kind"] != "count"].itertuples():
         columns = MIXED.get(cell.row, ("", ()))[1]
         mixed = cell.column in columns or (columns == EVERY and cell.column != "params_m")
-        outdated = cell.kind == "task" and (
-            cell.row == "fact" or (cell.row, cell.column) == ("arc", "svhn")
+        averaged = cell.kind in ("task", "group_mean", "mean")
+        outdated = averaged and (
+            cell.row == "fact" or (cell.row == "arc" and cell.column in ("svhn", *MEANS))
         )
         marks[cell.label, cell.column] = "§" * mixed + "¶" * outdated
     return marks
