@@ -61,7 +61,7 @@ BAD = {
     "verb": (("swep",), "invalid choice: 'swep'"),
     "no table": (("sweep",), "the following arguments are required: --table"),
     "table": (("sweep", "--table", "7"), "unknown table '7'"),
-    "flag": (("sweep", "--table", "2", "--row", "x", "--nope"), "unrecognized arguments: --nope"),
+    "flag": (("sweep", "--table", "2", "--rows", "x", "--nope"), "unrecognized arguments: --nope"),
     "set an option": (
         ("sweep", "--table", "2", "--set", "rank=4"),
         "--set: 'rank' is an option of arc, fact, lora; use --option lora.rank=...",

@@ -140,16 +140,13 @@ def test_a_csv_that_cannot_be_written_is_one_line(lines, tmp_path, capsys, monke
         ("{audit: {rank: 7}}", "expected {option: {value: tasks}}"),
     ],
 )
-def test_mistakes_in_a_spec(tmp_path, monkeypatch, row, message):
+def test_mistakes_in_a_spec(tmp_path, row, message):
     text = (
         "title: T\nbenchmark: vtab-1k\nbackbone: vit_base_patch16_224.orig_in21k\nrows:\n"
         f"  mine: {{label: L, method: lora, recipe: noah, {row[1:]}\n"
     )
     (tmp_path / "mine.yaml").write_text(text)
-    monkeypatch.setattr(specs, "FOLDER", tmp_path)
-    specs.spec.cache_clear()
     with pytest.raises(ConfigError) as error:
-        specs.spec("mine")
+        specs.spec(str(tmp_path / "mine.yaml"))
     assert message in str(error.value)
     assert "mine.yaml: row mine: " in str(error.value) and "\n" not in str(error.value)
-    specs.spec.cache_clear()
