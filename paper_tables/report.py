@@ -15,9 +15,10 @@ import jinja2
 import pandas as pd
 
 from . import figures, output, specs, stats, views
+from .marks import outdated_code
 from .records import Outdated, Records
 from .specs import Profile
-from .table import Table, outdated_code
+from .table import Table
 
 TEMPLATE = Path(__file__).with_name("report.html")
 COST_NOTE = """Medians over the runs of a row on one device; memory is the largest peak; FLOPs are

@@ -7,7 +7,6 @@ as printed, equal numbers sharing a mark. The parameter column has none.
 
 import dataclasses
 import math
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,10 +15,10 @@ from typing import Any
 import orjson
 import pandas as pd
 
-from .. import methods
 from ..benchmarks.config import Recipe, RunConfig
 from ..benchmarks.record import FIELDS, RunRecord
 from . import select
+from .marks import mixture, outdated_code
 from .plan import Cell, Protocol, TableRequest, plan
 from .records import Outdated, Records
 from .select import rounded
@@ -37,17 +36,6 @@ LONG = (
     *("ours", "std", "seeds", "wanted", "failed", "dirty", "mixed", "outdated", "rank"),
     *("printed", "printed_rank", "recomputed", "flag", "delta", "runs"),
 )
-
-
-# what the runs of a cell must have in common: a record's field -> what people call it
-ALIKE = {
-    "weights_fingerprint": "weights",
-    "data_fingerprint": "pixels",
-    "data_variant": "image format",
-    "precision": "precision",
-    "method_code": "method code",
-}
-OF_A_TASK = ("data_fingerprint",)  # always differs between tasks
 
 
 @dataclass
@@ -136,20 +124,6 @@ def build(
         notes=_notes(cells, request),
         printed=bool(paper),
     )
-
-
-def outdated_code(cells: list[Cell], records: Records) -> Outdated:
-    """The finished runs whose method's files have changed since; see methods/registry.py."""
-    changed: Outdated = {}
-    for cell in cells:
-        for config in cell.runs:
-            record = records.done.get(config.run_id)
-            if record is None or record.method_code is None:  # from before this was noted
-                continue
-            if record.method_code != methods.code_hash(config.method):
-                files = methods.code_files(config.method)
-                changed[config.run_id] = (" or ".join(map(methods.display, files)),)
-    return changed
 
 
 def _delta(line: dict[str, Any]) -> float:
@@ -263,28 +237,6 @@ def _row_lines(
     for key, heading in COUNTS.items():
         line(key, "count", "all", heading, ours=counts[key])
     return lines
-
-
-def differences(tasks: list[list[RunRecord]]) -> dict[str, dict[str, int]]:
-    """What the runs behind a number should have in common but do not: field -> value -> runs.
-
-    What a record does not know is compared with nothing.
-
-    Args:
-        tasks: the finished runs of each task; of several tasks, pixels are compared within each.
-    """
-    differing: dict[str, dict[str, int]] = {}
-    for key in ALIKE:
-        for group in tasks if key in OF_A_TASK else [[r for task in tasks for r in task]]:
-            values = Counter(getattr(r, key) for r in group if getattr(r, key) is not None)
-            if len(values) > 1:
-                differing.setdefault(key, {}).update(values)
-    return differing
-
-
-def mixture(tasks: list[list[RunRecord]]) -> str:
-    """The fields of `differences` as people call them: "weights, precision"."""
-    return ", ".join(ALIKE[key] for key in differences(tasks))
 
 
 def _convention(params: str) -> str:

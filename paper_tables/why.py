@@ -9,10 +9,11 @@ from ..benchmarks.config import RunConfig
 from ..benchmarks.record import RunRecord
 from ..methods.errors import ConfigError, nearest
 from . import views
+from .marks import ALIKE, differences, outdated_code
 from .plan import Cell, TableRequest
 from .records import Records
 from .select import rounded
-from .table import ALIKE, build, differences, outdated_code
+from .table import build
 
 
 def why(request: TableRequest, column: str, records: Records) -> str:

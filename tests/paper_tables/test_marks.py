@@ -18,9 +18,10 @@ from rlrr_bench.launch.cli import main
 from rlrr_bench.methods import registry
 from rlrr_bench.paper_tables import latex, output, views
 from rlrr_bench.paper_tables.bench import made_up
+from rlrr_bench.paper_tables.marks import differences
 from rlrr_bench.paper_tables.plan import Cell, plan
 from rlrr_bench.paper_tables.records import Records, scan
-from rlrr_bench.paper_tables.table import Table, build, differences
+from rlrr_bench.paper_tables.table import Table, build
 
 OLD = "0" * 12  # a method_code that no file has
 NATURAL = ("cifar", "caltech101", "dtd", "oxford_flowers102", "oxford_iiit_pet", "svhn", "sun397")
