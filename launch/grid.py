@@ -11,6 +11,7 @@ from .. import methods
 from ..benchmarks.config import RunConfig
 from ..benchmarks.record import Glance, Results
 from ..paper_tables import select
+from ..paper_tables.marks import outdated_code
 from ..paper_tables.plan import Cell
 from ..paper_tables.records import Outdated
 from .claims import Claims, Holder
@@ -96,14 +97,11 @@ class Grid:
     @property
     def outdated_code(self) -> Outdated:
         """The finished runs whose method's files are others now; see methods/registry.py."""
-        changed: Outdated = {}
-        for run_id, glance in self.glances.items():
-            method = self.configs[run_id].method
-            known = glance.status == "done" and glance.method_code is not None
-            if known and glance.method_code != methods.code_hash(method):
-                files = methods.code_files(method)
-                changed[run_id] = (" or ".join(map(methods.display, files)),)
-        return changed
+        return outdated_code(
+            (self.configs[run_id], glance.method_code)
+            for run_id, glance in self.glances.items()
+            if glance.status == "done"
+        )
 
 
 def unique(cells: Iterable[Cell]) -> dict[str, RunConfig]:

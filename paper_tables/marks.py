@@ -1,8 +1,10 @@
 """Marks on a number: § its runs differ in what they should share, ¶ their inputs have changed."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from .. import methods
+from ..benchmarks.config import RunConfig
 from ..benchmarks.record import RunRecord
 from .plan import Cell
 from .records import Outdated, Records
@@ -40,15 +42,26 @@ def mixture(tasks: list[list[RunRecord]]) -> str:
     return ", ".join(ALIKE[key] for key in differences(tasks))
 
 
-def outdated_code(cells: list[Cell], records: Records) -> Outdated:
-    """The finished runs whose method's files have changed since; see methods/registry.py."""
+def outdated_code(made_with: Iterable[tuple[RunConfig, str | None]]) -> Outdated:
+    """The runs whose method's files have changed since; see methods/registry.py.
+
+    Args:
+        made_with: finished runs, each with the hash that its record notes (None: from before
+            hashes were noted).
+    """
     changed: Outdated = {}
-    for cell in cells:
-        for config in cell.runs:
-            record = records.done.get(config.run_id)
-            if record is None or record.method_code is None:  # from before this was noted
-                continue
-            if record.method_code != methods.code_hash(config.method):
-                files = methods.code_files(config.method)
-                changed[config.run_id] = (" or ".join(map(methods.display, files)),)
+    for config, noted in made_with:
+        if noted is not None and noted != methods.code_hash(config.method):
+            files = methods.code_files(config.method)
+            changed[config.run_id] = (" or ".join(map(methods.display, files)),)
     return changed
+
+
+def outdated_runs(cells: list[Cell], records: Records) -> Outdated:
+    """`outdated_code` of the finished runs of these cells."""
+    return outdated_code(
+        (config, records.done[config.run_id].method_code)
+        for cell in cells
+        for config in cell.runs
+        if config.run_id in records.done
+    )

@@ -15,7 +15,7 @@ import jinja2
 import pandas as pd
 
 from . import figures, output, specs, stats, views
-from .marks import outdated_code
+from .marks import outdated_runs
 from .records import Outdated, Records
 from .specs import Profile
 from .table import Table
@@ -164,7 +164,7 @@ def _frames(built: list[Table], scored: list[Table], records: Records) -> list[d
 def _outdated(tables: list[Table], records: Records) -> Outdated:
     changed: Outdated = {}
     for table in tables:
-        changed |= outdated_code(table.cells, records)
+        changed |= outdated_runs(table.cells, records)
     return changed
 
 

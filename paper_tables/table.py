@@ -18,7 +18,7 @@ import pandas as pd
 from ..benchmarks.config import Recipe, RunConfig
 from ..benchmarks.record import FIELDS, RunRecord
 from . import select
-from .marks import mixture, outdated_code
+from .marks import mixture, outdated_runs
 from .plan import Cell, Protocol, TableRequest, plan
 from .records import Outdated, Records
 from .select import rounded
@@ -97,7 +97,7 @@ def build(
     """
     spec = request.spec
     cells = select.decide(plan(request) if cells is None else cells, records.get)
-    outdated = outdated_code(cells, records) | (outdated or {})
+    outdated = outdated_runs(cells, records) | (outdated or {})
     paper = printed_numbers(spec) if spec.benchmark == cells[0].task.benchmark else {}
     flags = flagged(spec) if paper else {}
     rows: dict[str, list[Cell]] = {}

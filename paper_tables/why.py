@@ -9,7 +9,7 @@ from ..benchmarks.config import RunConfig
 from ..benchmarks.record import RunRecord
 from ..methods.errors import ConfigError, nearest
 from . import views
-from .marks import ALIKE, differences, outdated_code
+from .marks import ALIKE, differences, outdated_runs
 from .plan import Cell, TableRequest
 from .records import Records
 from .select import rounded
@@ -128,7 +128,7 @@ def _run(cell: Cell, records: Records) -> str:
         text += f", best on test {record.top1_best_test:.2f}"
     commit = (record.git_commit or record.version or "unknown")[:12]
     marks = f" {views.DIRTY} uncommitted changes" if record.dirty else ""
-    if changed := outdated_code([cell], records).get(run_id):
+    if changed := outdated_runs([cell], records).get(run_id):
         marks += f" {views.OUTDATED} made with another {', '.join(changed)}"
     made = [record.precision or "", f"{record.data_variant} images", f"commit {commit}{marks}"]
     return ", ".join([text, record.ended or "", record.device or "", *made])
