@@ -11,6 +11,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests type; see belo
 import torch
 from samples import SMALL, write_task
 
+from rlrr_bench.benchmarks import provenance
 from rlrr_bench.benchmarks.config import Recipe, RunConfig
 
 torch.set_num_threads(1)  # bit-equal results, and test processes side by side
@@ -20,6 +21,12 @@ torch.set_num_threads(1)  # bit-equal results, and test processes side by side
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep one thread: a sweep in this process (--cluster debug) takes all cores, for good."""
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+
+
+@pytest.fixture(autouse=True)
+def _new_process() -> None:
+    """Let each test read the code it runs anew: plug-ins of the test before are not part of it."""
+    provenance.at_start.cache_clear()
 
 
 @pytest.fixture

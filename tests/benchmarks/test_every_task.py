@@ -6,7 +6,7 @@ import math
 import pytest
 from samples import write_benchmark
 
-from rlrr_bench.benchmarks import provenance, recipes, run, tasks
+from rlrr_bench.benchmarks import recipes, run, tasks
 from rlrr_bench.benchmarks.config import RunConfig
 from rlrr_bench.benchmarks.context import RunContext
 from rlrr_bench.benchmarks.record import Results, RunRecord
@@ -25,7 +25,6 @@ def test_every_task_through_the_sweep(layout, table, row, tmp_path, monkeypatch)
     """A row of Tables 2 and 3, with the demo's backbone in place of ViT-B/16."""
     benchmark, data = {"2": "vtab-1k", "3": "fgvc"}[table], tmp_path / "data"
     write_benchmark(data, benchmark, None, SCALE, fgvc=layout)
-    provenance.at_start.cache_clear()  # of this process: the sweep compares the code with it
     big = {row.backbone for row in specs.spec(f"table{table}").rows.values()}
     small = specs.Profile("paper", (0,), backbones=dict.fromkeys(big, VIT))
     monkeypatch.setattr(specs, "profile", lambda _: small)

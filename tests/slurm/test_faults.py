@@ -18,8 +18,11 @@ LONG = 150  # epochs after which a run takes seconds, so that a fault meets it i
 
 
 def test_a_time_limit_too_short_for_its_pack(sweep):
-    sweep.rows, sweep.epochs = "linear", 40 * LONG
-    sweep.extra = ["--time", "1", "--plain"]  # one pack of some 50 seconds
+    # SLURM signals 30 s earlier than it is told: a warning of 20 would leave no time to begin
+    settings = sweep.settings.read_text().replace("warning_seconds: 20", "warning_seconds: 4")
+    sweep.settings.write_text(settings)
+    sweep.rows, sweep.epochs = "linear", 100 * LONG
+    sweep.extra = ["--time", "1", "--plain"]  # one pack of more than a minute
     sweep.submit()
     until(lambda: "this job is timed-out" in sweep.logs(), 120, "the time limit")
     sweep()
