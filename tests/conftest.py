@@ -1,6 +1,7 @@
 """What several test folders need: small data sets in the real layout, a small run config."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # float32 and equal bits on a machine w
 os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests type; see below
 
 import torch
+from checkout import Process, commit, copy_checkout, git
 from samples import SMALL, write_task
 
 from rlrr_bench.benchmarks import provenance
 from rlrr_bench.benchmarks.config import Recipe, RunConfig
+from rlrr_bench.methods import registry
 
 torch.set_num_threads(1)  # bit-equal results, and test processes side by side
 
@@ -44,6 +47,39 @@ def small_config() -> RunConfig:
     return RunConfig(
         "demo", "digits", "vit_demo_patch8_32.shapes", "linear", recipe=recipe, smoke=True
     )
+
+
+@pytest.fixture
+def no_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No plug-in is registered before the test, and none of its own after it."""
+    monkeypatch.setattr(registry, "_plugins", {})
+    registry._forget()
+    yield
+    registry._plugins.clear()
+    registry._forget()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A git repository with the packages in its only commit."""
+    folder = copy_checkout(tmp_path / "checkout")
+    git(folder, "init", "-q")
+    commit(folder)
+    return folder
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[Path], Process]]:
+    """Starts processes, and ends them after the test."""
+    processes = []
+
+    def begin(folder: Path) -> Process:
+        processes.append(Process(folder))
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        process.end()
 
 
 # These wait more than they compute, or take longest: they start first (workers take whole files).

@@ -1,11 +1,10 @@
-"""Fixtures for what a process keeps: backbones in a cache, plug-ins in the registry."""
+"""A fixture for what a process keeps: backbones in a cache."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from rlrr_bench.benchmarks import backbones, weights
-from rlrr_bench.methods import registry
 
 
 @pytest.fixture
@@ -20,13 +19,3 @@ def fresh_cache() -> Iterator[None]:
 def original(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the small demo ViT stand for a tag of the original checkpoint."""
     monkeypatch.setitem(backbones._ORIGINS, "shapes", weights.ORIGINAL)
-
-
-@pytest.fixture
-def no_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No plug-in is registered before the test, and none of its own after it."""
-    monkeypatch.setattr(registry, "_plugins", {})
-    registry._forget()
-    yield
-    registry._plugins.clear()
-    registry._forget()

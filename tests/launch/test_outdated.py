@@ -191,7 +191,7 @@ def test_records_say_which_code_made_them(tmp_path):
     while len(records(tmp_path)) < len(known) + 1:
         assert time.monotonic() < give_up
         time.sleep(0.05)
-    second = here.commit("during a sweep")
+    second = here.commit()
     process.communicate(timeout=200)
     during = [record for run_id, record in records(tmp_path).items() if run_id not in known]
     assert len(during) == 3 and second != first
@@ -215,7 +215,7 @@ def test_a_snapshot_keeps_its_origin(tmp_path):
     assert here.ask(SNAPSHOT, str(tmp_path / "results")) == clean  # shared
     here.edit("methods/lora.py")
     dirty = here.ask(SNAPSHOT, str(tmp_path / "results"))
-    commit = here.commit("edited")
+    commit = here.commit()
     committed = here.ask(SNAPSHOT, str(tmp_path / "results"))
     assert len({text.partition(" ")[0] for text in (clean, dirty, committed)}) == 3
     assert json.loads(dirty.partition(" ")[2])["git_dirty"] is True

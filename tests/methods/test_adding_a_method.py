@@ -37,7 +37,7 @@ CHECKS = [  # what tests/methods asks of every method on every backbone
 
 
 @pytest.fixture
-def files(tmp_path) -> Iterator[dict[str, Path]]:
+def files(tmp_path, no_plugins) -> Iterator[dict[str, Path]]:
     """The page's code blocks, each in a file; what was registered is forgotten afterwards."""
     (tmp_path / "page").mkdir()
     written = {f"page_{name}": tmp_path / "page" / f"page_{name}.py" for name in BLOCKS}
@@ -45,8 +45,6 @@ def files(tmp_path) -> Iterator[dict[str, Path]]:
         written[f"page_{name}"].write_text(code)
     yield written
     sys.modules.pop("mypackage", None)
-    registry._plugins.clear()
-    registry._forget()
 
 
 @pytest.fixture

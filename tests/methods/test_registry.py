@@ -29,12 +29,10 @@ def count(anatomy, options):
 
 
 @pytest.fixture
-def plugin(tmp_path):
+def plugin(tmp_path, no_plugins):
     path = tmp_path / "norm_bias.py"
     path.write_text(PLUGIN)
-    yield path
-    registry._plugins.clear()
-    registry._forget()
+    return path
 
 
 def test_names():

@@ -15,7 +15,6 @@ from rich.console import Console
 from rlrr_bench import methods
 from rlrr_bench.benchmarks.record import RunRecord
 from rlrr_bench.launch.cli import main
-from rlrr_bench.methods import registry
 from rlrr_bench.paper_tables import latex, output, views
 from rlrr_bench.paper_tables.bench import made_up
 from rlrr_bench.paper_tables.marks import differences
@@ -346,13 +345,11 @@ def count(anatomy, options):
 
 
 @pytest.fixture
-def plugin(tmp_path):
+def plugin(tmp_path, no_plugins):
     path = tmp_path / "headonly.py"
     path.write_text(PLUGIN)
     methods.add_plugin(path)
-    yield path
-    registry._plugins.clear()
-    registry._forget()
+    return path
 
 
 def test_a_plugin_that_is_edited_marks_its_cells(plugin, tmp_path, capsys):
