@@ -4,11 +4,13 @@ A verb's file has `add(commands)`, which describes its flags, and a function tha
 is typed is parsed here: beyond this folder nothing knows of argparse. `--help` loads no torch.
 
 Exit codes: 0 done; 1 runs failed, data is wrong, or a file cannot be written; 2 bad input, in one
-line; 130 stopped by Ctrl-C.
+line; 130 stopped by Ctrl-C; 141 nobody reads the output any more, as after `head`.
 """
 
 import argparse
 import importlib
+import os
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -65,10 +67,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = whole.parse_args(argv)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     try:
-        return arguments.do(arguments, console)
+        code = arguments.do(arguments, console)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more when it ends
+        return 128 + signal.SIGPIPE
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"error: {error}", file=sys.stderr)
         return 1

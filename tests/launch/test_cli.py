@@ -57,6 +57,15 @@ def test_the_console_command_and_the_module_are_the_same():
     assert texts[0] == texts[1] and "sweep" in texts[0]
 
 
+def test_a_reader_that_leaves_early_is_no_error():
+    words = [sys.executable, "-m", "rlrr_bench", "methods", "show", "rlrr"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
 BAD = {
     "verb": (("swep",), "invalid choice: 'swep'"),
     "no table": (("sweep",), "the following arguments are required: --table"),
