@@ -23,9 +23,9 @@ class Recipe:
     lr: float = 1e-3  # the nominal (peak) learning rate, as used, not per 256 images
     weight_decay: float = 1e-4
     momentum: float = 0.9  # sgd only
-    # which tensors are spared weight decay: none; vectors (1-D, as timm); or those whose name
-    # contains "bias" or "norm" (RLRR's code)
-    no_decay: Literal["none", "vectors", "bias_norm"] = "none"
+    # which tensors are spared weight decay: none; vectors (1-D, as timm); those whose name contains
+    # "bias" or "norm" (RLRR's code) or "bias" (VPT's AdamW); the classifier's bias (VPT's SGD)
+    no_decay: Literal["none", "vectors", "bias_norm", "bias", "classifier_bias"] = "none"
     clip_grad: float = 0.0  # 0: off, else the largest global gradient norm
     epochs: int = 100  # length of the schedule; cooldown comes on top
     batch_size: int = 64
@@ -58,6 +58,9 @@ class Recipe:
     cutmix: float = 0.0  # alpha
     erasing: float = 0.0  # probability that a rectangle of an image becomes noise
     ema: float = 0.0  # decay of the averaged weights, which are then what is scored; 0: off
+    # transformers: as Hugging Face's was until 2022 and VPT's code is; see optimization.py
+    adamw: Literal["torch", "transformers"] = "torch"
+    eps: float = 1e-8  # adamw only
 
 
 @dataclass(frozen=True)

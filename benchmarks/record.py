@@ -15,7 +15,7 @@ import math
 import os
 import sys
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +62,7 @@ class RunRecord:
     config: RunConfig
     top1_last: float | None = None
     top1_best_test: float | None = None
+    top1_best_10: float | None = None
     top1_val: float | None = None
     curve: tuple[dict[str, Any], ...] = ()
     params_peft: int | None = None
@@ -179,6 +180,8 @@ class RunRecord:
             raise RecordError(f"damaged: config: {error}") from None
         if config_id != run_id:
             raise RecordError(f"its config is that of the run {config_id}")
+        if values["config"].eval_every == 1 and "top1_best_10" not in fields:  # of older code
+            values["top1_best_10"] = best_of(fields.get("curve") or (), 10)
         for name in _TUPLES & values.keys():
             values[name] = tuple(values[name] or ())
         values |= {k: sys.intern(v) for k, v in values.items() if type(v) is str}
@@ -194,6 +197,14 @@ class RunRecord:
 FIELDS = tuple(field.name for field in dataclasses.fields(RunRecord))
 _ALWAYS = ("schema", "run_id", "status", "error", "reason", "config")
 _TUPLES = {"traceback", "curve", "mean", "std", "fast_paths"}
+
+
+def best_of(curve: Sequence[Mapping[str, Any]], every: int) -> float | None:
+    """The best test accuracy of every so many epochs and the last; None if one was not scored."""
+    looked = [p for p in curve if p["epoch"] % every == 0 or p is curve[-1]]
+    if not all("top1" in point for point in looked):
+        return None
+    return max((float(point["top1"]) for point in looked), default=None)
 
 
 def _config(values: dict[str, Any]) -> RunConfig:
@@ -292,6 +303,10 @@ class Results:
         names = sorted(os.listdir(self.runs)) if self.runs.is_dir() else []
         return [self.runs / n for n in names if n.endswith(".json") and not n.startswith(".")]
 
+    def ids(self) -> set[str]:
+        """The ids of all runs with a record, done or failed."""
+        return {path.stem for path in self.files()}
+
     def all(self) -> Iterator[tuple[Path, RunRecord | RecordError]]:
         """Every file that should be a record, with the record without its curve, or what is wrong.
 
@@ -310,7 +325,7 @@ class Results:
 
     def glance(self, ids: Collection[str]) -> dict[str, Glance]:
         """The records of these runs that exist, as much of each as a plan needs."""
-        there = {path.stem for path in self.files()}
+        there = self.ids()
         glances = {run_id: self._glance(run_id) for run_id in ids if run_id in there}
         return {run_id: glance for run_id, glance in glances.items() if glance}
 

@@ -23,7 +23,7 @@ from .config import Recipe, RunConfig
 from .context import RunContext
 from .outcome import OnEpoch
 from .pixels import Pixels
-from .record import Reason, RunRecord
+from .record import Reason, RunRecord, best_of
 from .resume import Resume
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -123,14 +123,14 @@ def _run(
     if context.deltas:
         export.save_delta(model, config, backbone.fingerprint, context.deltas, context.deltas_mb)
     counts = methods.parameters(model)
-    scores = [point["top1"] for point in outcome.curve if "top1" in point]
     on_test = config.eval_split == "test"
     return RunRecord(
         run_id=config.run_id,
         status="done",
         config=config,
         top1_last=outcome.top1 if on_test else None,
-        top1_best_test=max(scores) if on_test and config.eval_every else None,
+        top1_best_test=best_of(outcome.curve, 1) if on_test and config.eval_every else None,
+        top1_best_10=best_of(outcome.curve, 10) if on_test and config.eval_every else None,
         top1_val=None if on_test else outcome.top1,
         curve=tuple(outcome.curve),
         params_peft=counts["peft"],

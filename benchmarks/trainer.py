@@ -17,6 +17,7 @@ from .config import Recipe
 from .data import Split
 from .devices import in_bf16, upload
 from .frozen import FrozenFeed, cut
+from .optimization import learning_rate, make_optimizer
 from .outcome import EpochDone, OnEpoch, Outcome
 from .pixels import Feed, Mixing, Pixels, to_device
 from .resume import Resume, TrainingState
@@ -191,55 +192,3 @@ def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager:
     if in_bf16(recipe.amp, device):
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
-
-
-def learning_rate(recipe: Recipe, epoch: int, done: float = 0.0) -> float:
-    """The learning rate of a step: `epoch` counts from 0, `done` is the share of it that is done.
-
-    "cosine" is timm's CosineLRScheduler with one cycle, "restarts" torch's
-    CosineAnnealingWarmRestarts.
-    """
-    t: float = max(0, epoch - 1) if recipe.schedule_lag else epoch
-    if recipe.schedule_unit == "step":
-        t += done
-    if recipe.schedule == "restarts":
-        period = recipe.restart_epochs
-        while t >= period:
-            t, period = t - period, period * recipe.restart_factor
-        return _cosine(recipe, t / period)
-    if t < recipe.warmup_epochs:
-        return recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * t / recipe.warmup_epochs
-    if recipe.schedule == "constant":
-        return recipe.lr
-    if t >= recipe.epochs:
-        return recipe.min_lr
-    skipped = recipe.warmup_epochs if recipe.warmup_prefix else 0
-    return _cosine(recipe, (t - skipped) / (recipe.epochs - skipped))
-
-
-def _cosine(recipe: Recipe, part: float) -> float:
-    return recipe.min_lr + 0.5 * (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * part))
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW or SGD over what requires a gradient, in a decayed and a spared group."""
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (spared if is_spared(name, parameter, recipe) else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
-
-
-def is_spared(name: str, parameter: Tensor, recipe: Recipe) -> bool:
-    """Whether the recipe spares this tensor weight decay."""
-    if recipe.no_decay == "vectors":
-        return parameter.ndim <= 1
-    return recipe.no_decay == "bias_norm" and ("bias" in name or "norm" in name)

@@ -45,7 +45,7 @@ class Grid:
     def survey(cls, folder: Path, cells: list[Cell]) -> "Grid":
         """Look at the records, the claims and the queue."""
         results = Results(folder)
-        cells = select.decide(cells, results.read)
+        cells = select.decide(cells, results.read, results.ids())
         configs = unique(cells)
         glances = results.glance(configs)
         queue, holders = notes.look(folder), Claims(folder, squeue).holders()
@@ -150,7 +150,8 @@ class Followers:
             if trial.run_id in left:
                 left.discard(trial.run_id)
                 ready += [] if left else self.groups[ids]
-        decided = [cell for cell in select.decide(ready, self.results.read) if cell.config]
+        decided = select.decide(ready, self.results.read, self.results.ids())
+        decided = [cell for cell in decided if cell.config]
         cells = [replace(cell, trials=()) for cell in decided]
         configs = unique(cells)
         self.names.update(names_of(cells))

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -122,15 +122,19 @@ def print_plan(
     cells: list[Cell],
     todo: Iterable[RunConfig],
     states: Mapping[str, State],
+    estimate: Callable[[RunConfig], float],
     console: Console,
 ) -> None:
-    """Print the dry run: every row with its cells and the runs that a sweep would do."""
+    """Print the dry run: every row with its rule, its cells, and the runs that a sweep would do.
+
+    estimate: the seconds that a run takes; a row's hours are those of its runs one after another.
+    """
     table = Table(box=None, pad_edge=False)
-    for name in ("row", "method", "backbone", "recipe"):
+    for name in ("row", "backbone", "recipe", "rule"):
         table.add_column(name, no_wrap=True)
-    for name in ("tasks", "seeds", "cells", "done", "to run"):
-        table.add_column(name, justify="right")
-    to_run = {config.run_id for config in todo}
+    for name in ("tasks x seeds", "done", "to run", "hours"):
+        table.add_column(name, justify="right", no_wrap=True)
+    to_run = {config.run_id: config for config in todo}
     rows: dict[str, list[Cell]] = {}
     for cell in cells:
         rows.setdefault(cell.row.key, []).append(cell)
@@ -138,23 +142,26 @@ def print_plan(
         row = row_cells[0].row
         configs = unique(row_cells)
         config = next(iter(configs.values()), None)
-        waiting = sum(bool(cell.trials) and not cell.config for cell in row_cells)
         ready = sum(states[run_id] == "done" for run_id in configs)
-        left = str(sum(run_id in to_run for run_id in configs)) if config else "not built"
-        left += f" + {waiting}" if waiting else ""
+        own = [to_run[run_id] for run_id in configs if run_id in to_run]
+        undecided = [cell for cell in row_cells if cell.trials and not cell.config]
+        follow = [cell.final(cell.trials[0]) for cell in undecided]
+        hours = sum(map(estimate, [*own, *follow])) / 3600
+        left = str(len(own)) if config else "not built"
+        left += f" + {len(undecided)}" if undecided else ""
         backbone = config.backbone if config else row.backbone
         table.add_row(
             row.label,
-            row.method,
             backbone,
             row.recipe,
-            str(len({cell.task.name for cell in row_cells})),
-            str(len({cell.seed for cell in row_cells})),
-            str(len(row_cells)),
+            row_cells[0].rule,
+            f"{len({c.task.name for c in row_cells})} x {len({c.seed for c in row_cells})}",
             str(ready),
             left,
+            f"{hours:.1f}",
         )
     console.print(table)
+    console.print("hours: one run after another", style="dim")
     if any(cell.trials and not cell.config for cell in cells):
         text = "+ N: runs that follow with the settings which win on the validation images"
         console.print(text, style="dim")

@@ -11,8 +11,9 @@ D / `reduction`; with neither the reduction is 64, which is what the paper's par
 `init="working"`: A Kaiming-uniform (a = sqrt 5), the rest zero, so the start is the pre-trained
 function. `init="zero"` is VPT's code, from which the paper's row comes: all four zero. That start
 is dead: act(0) = 0 gives B no gradient and B = 0 gives A and a none, so that only b ever moves.
-`init="noah"`: Xavier-uniform weights, biases N(0, 1e-6); NOAH (Zhang et al., TPAMI 2024) also has
-bottleneck 8, quick_gelu and dropout 0.1.
+`init="noah"`: weights truncated normal with std .02, cut at +-2, biases zero. NOAH (Zhang et al.,
+TPAMI 2024) has Xavier-uniform weights in its adapter, but the backbone's own initialisation runs
+over it once more. It also has bottleneck 8, quick_gelu and dropout 0.1.
 
 Parameters: 2 D r + r + D a block, with `houlsby` twice that.
 """
@@ -78,8 +79,8 @@ def adapter(width: int, options: Options) -> nn.Sequential:
     with torch.no_grad():
         if options.init == "noah":
             for layer in (down, up):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.normal_(layer.bias, std=1e-6)
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                layer.bias.zero_()
         else:
             nn.init.kaiming_uniform_(down.weight, math.sqrt(5))
             for tensor in (down.bias, up.weight, up.bias):

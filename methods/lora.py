@@ -4,15 +4,20 @@ Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022.
 
     Y = X (W + s A B) + b,    A: in x r,  B: r x out,  s = alpha / r
 
-A starts Kaiming-uniform (a = sqrt 5), B at zero, so the start is the pre-trained function. The
-default is the layout of Table 2's row (NOAH's code): one A shared by q, k and v and one B over the
-fused qkv, dropout 0.1 on the input of A, s = 1. Separate targets get an A and a B each.
+`init="paper"`: A Kaiming-uniform (a = sqrt 5), B zero, so the start is the pre-trained function.
+`init="noah"`: A and B truncated normal with std .02, cut at +-2, so it is not. In NOAH's code, from
+which Table 2's row comes, the backbone's own initialisation runs over these layers once more.
+
+The default is that row's layout: one A shared by q, k and v and one B over the fused qkv, dropout
+0.1 on the input of A, s = 1. Separate targets get an A and a B each.
 
 Parameters: r (in + out) a target; 4 r D a block for the fused qkv as for q and v apart.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch.nn.functional as F
@@ -28,6 +33,7 @@ class Options:
     targets: tuple[Literal["qkv", "q", "k", "v", "out", "fc1", "fc2"], ...] = ("qkv",)
     alpha: float | None = None  # None: alpha = rank, that is s = 1
     dropout: float = 0.1
+    init: Literal["paper", "noah"] = "paper"
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -36,6 +42,16 @@ class Options:
             raise ValueError(f"option dropout: found {self.dropout}, expected 0 <= p < 1")
         if "qkv" in self.targets and {"q", "k", "v"} & set(self.targets):
             raise ValueError("option targets: either qkv (fused) or q, k, v apart")
+
+
+def _truncated_normal(tensor: Tensor) -> Tensor:
+    return nn.init.trunc_normal_(tensor, std=0.02)
+
+
+STARTS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {  # of A, of B
+    "paper": (partial(nn.init.kaiming_uniform_, a=math.sqrt(5)), nn.init.zeros_),
+    "noah": (_truncated_normal, _truncated_normal),
+}
 
 
 class LoRALinear(Adapted, nn.Linear):
@@ -52,11 +68,10 @@ class LoRALinear(Adapted, nn.Linear):
         (first, part), *others = rows.items()
         self.whole = first if not others and part == slice(0, self.out_features) else None
         self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
+        start_A, start_B = STARTS[options.init]
         for name, part in rows.items():
-            self.lora_A[name] = self.new(
-                r, self.in_features, init=lambda t: nn.init.kaiming_uniform_(t, math.sqrt(5))
-            )
-            self.lora_B[name] = self.new(part.stop - part.start, r, init=nn.init.zeros_)
+            self.lora_A[name] = self.new(r, self.in_features, init=start_A)
+            self.lora_B[name] = self.new(part.stop - part.start, r, init=start_B)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fast and self.whole:

@@ -8,13 +8,24 @@ After the patch convolution, both norms, qkv (fused), out, fc1 (before GELU), fc
 norm; on Swin also after the patch norm and the merging norm, not after the merging reduction.
 Starts at g ~ N(1, 0.02), t ~ N(0, 0.02) as the authors do: not quite the pre-trained function.
 
-Parameters: ViT 22 L D + 4 D; Swin 22 SD + 2 (4d of every merging norm) + 4 d_first + 2 d_last.
+The authors' public code leaves out the pairs on Swin's merging norms by mistake (it compares a
+string with a list); `merging_norms=False` does as that code does. No printed row depends on it.
+
+Parameters: ViT 22 L D + 4 D; Swin 22 SD + 2 (4d of every merging norm) + 4 d_first + 2 d_last
+(Swin-B: 274,432; 267,264 without the merging norms).
 """
+
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .anatomy import Adapted, Anatomy, Slot
+
+
+@dataclass(frozen=True)
+class Options:
+    merging_norms: bool = True  # Swin only
 
 
 class ScaleShift(Adapted):
@@ -60,23 +71,25 @@ def scale_shift(slot: Slot, std: float = 0.02) -> None:
     slot.put(cls(slot.module, std))
 
 
-def slots(anatomy: Anatomy) -> list[Slot]:
+def slots(anatomy: Anatomy, options: Options) -> list[Slot]:
     """Every operation that SSF follows."""
     followed = [anatomy.patch, *([anatomy.patch_norm] if anatomy.patch_norm else [])]
     for b in anatomy.blocks:
         followed += [b.norm1, b.qkv, b.out, b.norm2, b.fc1, b.fc2]
-    return [*followed, *(merge.norm for merge in anatomy.merges), anatomy.norm]
+    if options.merging_norms:
+        followed += [merge.norm for merge in anatomy.merges]
+    return [*followed, anatomy.norm]
 
 
-def attach(anatomy: Anatomy, options: object) -> None:
-    for slot in slots(anatomy):
+def attach(anatomy: Anatomy, options: Options) -> None:
+    for slot in slots(anatomy, options):
         scale_shift(slot)
 
 
-def count(anatomy: Anatomy, options: object) -> int:
+def count(anatomy: Anatomy, options: Options) -> int:
     blocks = sum(22 * block.width for block in anatomy.blocks)
     first, last = anatomy.blocks[0].width, anatomy.blocks[-1].width
     if anatomy.kind == "vit":
         return blocks + 2 * first + 2 * last
     merging_norms = sum(2 * merge.reduction.module.in_features for merge in anatomy.merges)
-    return blocks + merging_norms + 4 * first + 2 * last
+    return blocks + options.merging_norms * merging_norms + 4 * first + 2 * last

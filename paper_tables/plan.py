@@ -24,8 +24,11 @@ from ..benchmarks.tasks import Task
 from ..methods.errors import ConfigError, InputError, nearest
 from .specs import ORDERS, Profile, Row, Spec
 
-Protocol = Literal["recipe", "val", "best_test"]
+Protocol = Literal["recipe", "val", "best_test", "printed"]
 PROTOCOLS: tuple[Protocol, ...] = typing.get_args(Protocol)
+# How one number is selected; select.py says what each means. A protocol gives every row a rule.
+Rule = Literal["last", "val", "best_10", "best"]
+SCORED_EVERY: dict[Rule, int] = {"last": 0, "val": 0, "best_10": 10, "best": 1}  # epochs
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class TableRequest:
         rows, tasks, seeds: None stands for all of the table's, and for the profile's seeds.
         recipe: keys that win over the recipe files, such as {"epochs": 1}.
         options: method options that make rows of their own.
+        curve: score the test set after every epoch, whatever the protocol needs.
         smoke: accept short lists; never a result.
     """
 
@@ -110,6 +114,7 @@ class TableRequest:
     protocol: Protocol = "recipe"
     recipe: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[OptionChange, ...] = ()
+    curve: bool = False
     smoke: bool = False
 
     @cached_property
@@ -145,7 +150,9 @@ class TableRequest:
 class Cell:
     """One run of one cell of a table; without a config, `reason` says why it cannot be run.
 
-    trials: protocol `val` only: runs that decide about the config. They have the grid's settings,
+    rule: how its number is selected.
+    eval_every: how often its run scores the test set (RunConfig).
+    trials: rule `val` only: runs that decide about the config. They have the grid's settings,
     are trained without the validation images and scored on them; `select.decide` then gives the
     config.
     """
@@ -157,6 +164,8 @@ class Cell:
     config: RunConfig | None
     source: str = ""  # where the recipe's values come from
     reason: str = ""
+    rule: Rule = "last"
+    eval_every: int = 0
     trials: tuple[RunConfig, ...] = ()
     train_split: Literal["trainval", "train"] = "trainval"
 
@@ -172,7 +181,13 @@ class Cell:
 
     def final(self, trial: RunConfig) -> RunConfig:
         """The run that the cell asks for if this trial wins."""
-        return replace(trial, train_split=self.train_split, eval_split="test", seed=self.seed)
+        return replace(
+            trial,
+            train_split=self.train_split,
+            eval_split="test",
+            eval_every=self.eval_every,
+            seed=self.seed,
+        )
 
 
 def plan(request: TableRequest) -> list[Cell]:
@@ -278,9 +293,18 @@ def _shown(value: Any) -> str:
     return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def rule_of(protocol: Protocol, row: Row) -> Rule:
+    """How a row's numbers are selected; a printed rule that is unknown counts as the last epoch."""
+    of_all: dict[Protocol, Rule] = {"recipe": "last", "val": "val", "best_test": "best"}
+    if protocol != "printed":
+        return of_all[protocol]
+    return "last" if row.printed_rule == "unknown" else row.printed_rule
+
+
 def _cell(request: TableRequest, row: Row, task: Task) -> Cell:
     """A cell of seed 0. Its trials have seed 0 too, whatever the table's seeds are."""
-    spec, profile = request.spec, request.profile
+    spec, profile, rule = request.spec, request.profile, rule_of(request.protocol, row)
+    every = 1 if request.curve else SCORED_EVERY[rule]
     backbone = profile.backbones.get(row.backbone, row.backbone)
     if row.method not in methods.names():
         return Cell(spec, row, task, 0, None, reason=f"method {row.method!r} is not built")
@@ -296,19 +320,25 @@ def _cell(request: TableRequest, row: Row, task: Task) -> Cell:
             options=_options(row, profile, settings.options),
             recipe=settings.recipe,
             train_split=settings.train_split,
-            eval_every=1 if request.protocol == "best_test" else 0,
+            eval_every=every,
             smoke=request.smoke,
         )
 
     settings = recipes.resolve(recipe, row.method, backbone, task, changes)
     source = f"recipe {recipe}: {settings.source}"
-    if request.protocol != "val":
-        return Cell(spec, row, task, 0, config(settings), source)
+    cell = Cell(spec, row, task, 0, config(settings), source, rule=rule, eval_every=every)
+    if rule != "val":
+        return cell
     points = recipes.trials(recipe, row.method, backbone, task, changes)
-    trials = [replace(config(point), train_split="train", eval_split="val") for point in points]
-    unique = tuple({trial.run_id: trial for trial in trials}.values())
-    reason = "its trials on the validation images are not done"
-    return Cell(spec, row, task, 0, None, source, reason, unique, settings.train_split)
+    on_val: dict[str, Any] = {"train_split": "train", "eval_split": "val", "eval_every": 0}
+    trials = [replace(config(point), **on_val) for point in points]
+    return replace(
+        cell,
+        config=None,
+        reason="its trials on the validation images are not done",
+        trials=tuple({trial.run_id: trial for trial in trials}.values()),
+        train_split=settings.train_split,
+    )
 
 
 def _options(row: Row, profile: Profile, from_recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,26 +1,45 @@
-"""How a protocol selects a number: functions over a cell's records, applied after the fact.
+"""How a number is selected: functions over a cell's records, applied after the fact.
 
-recipe      published settings, the last epoch's accuracy
-val         settings by the accuracy on the validation images, then trained anew on all training
-            images, the last epoch's accuracy; test images are scored once a seed
-best_test   the best of the accuracies on the test set, the papers' habit; always labelled as such
+A rule is about one number (docs/protocols.md):
+
+last      published settings, the last epoch's accuracy
+val       settings by the accuracy on the validation images, then trained anew on all training
+          images, the last epoch's accuracy; test images are scored once a seed
+best_10   published settings, the best of the test accuracies after every 10th epoch and the last
+best      published settings, the best of the test accuracies after every epoch
+
+A protocol gives every row a rule: `recipe` last, `val` val, `best_test` best, and `printed` the one
+behind the paper's number.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 from statistics import mean, stdev
 
 from ..benchmarks.config import RunConfig
 from ..benchmarks.record import RunRecord
-from .plan import Cell, Protocol
+from .plan import Cell, Protocol, Rule
 
-SCORES = {"recipe": "top1_last", "val": "top1_last", "best_test": "top1_best_test"}
-LABELS = {
+SCORES: dict[Rule, str] = {
+    "last": "top1_last",
+    "val": "top1_last",
+    "best_10": "top1_best_10",
+    "best": "top1_best_test",
+}
+LABELS: dict[Protocol, str] = {
     "recipe": "last epoch, settings of the recipe",
     "val": "last epoch, settings chosen on validation images, trained anew on all training images",
     "best_test": "best epoch on the test set (optimistic; the papers' habit)",
+    "printed": "every row by the rule behind its printed number",
+}
+RULES: dict[str, str] = {  # in a few words, also of printed numbers
+    "last": "last epoch",
+    "val": "chosen on validation images",
+    "best_10": "best of every 10th epoch on the test set",
+    "best": "best epoch on the test set",
+    "unknown": "unknown",
 }
 
 
@@ -48,9 +67,9 @@ def rounded(value: float, digits: int) -> str:
     return str(exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
 
 
-def score(run_ids: Sequence[str], records: Mapping[str, RunRecord], protocol: Protocol) -> Score:
-    """The cell's score by a protocol, from the records of its runs that are done."""
-    key = SCORES[protocol]
+def score(run_ids: Sequence[str], records: Mapping[str, RunRecord], rule: Rule) -> Score:
+    """The cell's score by a rule, from the records of its runs that are done."""
+    key = SCORES[rule]
     scores = (getattr(records[run_id], key) for run_id in run_ids if run_id in records)
     values = [value for value in scores if value is not None]
     complete = bool(values) and len(values) == len(run_ids)
@@ -60,6 +79,20 @@ def score(run_ids: Sequence[str], records: Mapping[str, RunRecord], protocol: Pr
         wanted=len(run_ids),
         values=tuple(values),
     )
+
+
+def rows_by_rule(rules: Iterable[tuple[str, str]]) -> str:
+    """Rules in words with their rows: "last epoch (LoRA, RLRR); best epoch on the test set (SSF)".
+
+    Args:
+        rules: (row's label, rule).
+    """
+    rows: dict[str, dict[str, None]] = {}
+    for label, rule in rules:
+        rows.setdefault(rule, {})[label] = None
+    if len(rows) == 1:
+        return RULES[next(iter(rows))]
+    return "; ".join(f"{RULES[rule]} ({', '.join(labels)})" for rule, labels in rows.items())
 
 
 Read = Callable[[str], RunRecord | None]  # a run's record by its id, None where there is none
@@ -84,8 +117,17 @@ def winner(trials: Sequence[RunConfig], read: Read) -> RunConfig | None:
     return trials[min(ranked)[-1]] if ranked else None
 
 
-def decide(cells: Iterable[Cell], read: Read) -> list[Cell]:
-    """The cells, with a config where their trials are done."""
+def decide(cells: Iterable[Cell], read: Read, known: Collection[str]) -> list[Cell]:
+    """The cells, each with the run that answers for it.
+
+    Where trials are done, that is the winner's. Where the test set was scored more often in an
+    otherwise equal training that is done, it is that one: how often one looks is not part of what
+    is trained.
+
+    Args:
+        known: ids of the runs that have a record.
+    """
+    cells = list(cells)
     winners: dict[tuple[str, ...], RunConfig | None] = {}
     decided = []
     for cell in cells:
@@ -94,4 +136,24 @@ def decide(cells: Iterable[Cell], read: Read) -> list[Cell]:
             winners[ids] = winner(cell.trials, read)
         best = winners.get(ids) if ids else None
         decided.append(replace(cell, config=cell.final(best), reason="") if best else cell)
-    return decided
+    asked = {cell.config.run_id for cell in decided if cell.config}
+    others = set(known) - asked
+    if not others:  # spares thousands of hashes
+        return decided
+    return [
+        replace(cell, config=_answering(cell.config, read, others)) if cell.config else cell
+        for cell in decided
+    ]
+
+
+def _answering(config: RunConfig, read: Read, others: Collection[str]) -> RunConfig:
+    """The config, or that of an equal training in `others` that scored the test set more often."""
+    every = config.eval_every
+    denser = [often for often in (10, 1) if every == 0 or (often < every and every % often == 0)]
+    for often in denser:
+        candidate = replace(config, eval_every=often)
+        if candidate.run_id in others:
+            own, other = read(config.run_id), read(candidate.run_id)
+            if other and other.done and not (own and own.done):
+                return candidate
+    return config

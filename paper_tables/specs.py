@@ -5,10 +5,11 @@ names mean (the paper's, or the demo's). plan.py turns both into run configs.
 """
 
 import dataclasses
+import typing
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .. import methods
 from ..benchmarks import tasks
@@ -28,12 +29,15 @@ TABLES = {
 ORDERS = ("first", "last")  # which layers Fig. 2 adapts
 COUNTED = ("trainable", "method")  # what the printed Params. column counts: with the head, without
 SETTINGS = ("documented", "solved")  # how the options behind that column are known
+PrintedRule = Literal["val", "best_10", "best", "unknown"]  # see docs/protocols.md
+PRINTED_RULES: tuple[PrintedRule, ...] = typing.get_args(PrintedRule)
 
 
 @dataclass(frozen=True)
 class Row:
     """A row of a table: `key` on the command line and in files, `label` as printed.
 
+    printed_rule says how the printed accuracies were selected, printed_source how that is known.
     params, setting, audit and remark are about the printed number of parameters (see table2.yaml);
     audit {option: {value: tasks}} says what it was computed with where `options` do not fit it.
     """
@@ -44,6 +48,8 @@ class Row:
     backbone: str
     recipe: str
     options: dict[str, Any] = field(default_factory=dict)
+    printed_rule: PrintedRule = "unknown"
+    printed_source: str = ""
     params: str = "trainable"
     group: str = ""
     setting: str = "documented"
@@ -141,7 +147,7 @@ def _spec(path: Path) -> Spec:
                     f"{path}: row {key}: unknown key {name_!r}; {nearest(name_, allowed)}"
                 )
         rows[key] = Row(**({"key": key} | defaults | values))
-        _check_counting(rows[key], str(content.get("benchmark")), f"{path}: row {key}")
+        _check_printed(rows[key], str(content.get("benchmark")), f"{path}: row {key}")
     try:
         return Spec(name=path.stem, rows=rows, **content)
     except TypeError as error:
@@ -168,9 +174,10 @@ def _series_rows(series: dict[str, Any], where: str) -> dict[str, dict[str, Any]
     }
 
 
-def _check_counting(row: Row, benchmark: str, where: str) -> None:
-    """Check what a row says about its printed number of parameters."""
-    for name, valid in (("params", COUNTED), ("setting", SETTINGS)):
+def _check_printed(row: Row, benchmark: str, where: str) -> None:
+    """Check what a row says about its printed accuracies and number of parameters."""
+    words = {"params": COUNTED, "setting": SETTINGS, "printed_rule": PRINTED_RULES}
+    for name, valid in words.items():
         if getattr(row, name) not in valid:
             value, expected = getattr(row, name), " or ".join(valid)
             raise ConfigError(f"{where}: {name}: found {value!r}, expected {expected}")

@@ -19,7 +19,7 @@ from ..benchmarks.config import Recipe, RunConfig
 from ..benchmarks.record import FIELDS, RunRecord
 from . import select
 from .marks import mixture, outdated_runs
-from .plan import Cell, Protocol, TableRequest, plan
+from .plan import Cell, TableRequest, plan
 from .records import Outdated, Records
 from .select import rounded
 from .specs import Profile, Spec
@@ -96,7 +96,8 @@ def build(
             those of a changed method file are found here.
     """
     spec = request.spec
-    cells = select.decide(plan(request) if cells is None else cells, records.get)
+    cells = plan(request) if cells is None else cells
+    cells = select.decide(cells, records.get, records.done.keys())
     outdated = outdated_runs(cells, records) | (outdated or {})
     paper = printed_numbers(spec) if spec.benchmark == cells[0].task.benchmark else {}
     flags = flagged(spec) if paper else {}
@@ -104,9 +105,7 @@ def build(
     for cell in cells:
         rows.setdefault(cell.row.key, []).append(cell)
     lines = [
-        line
-        for row_cells in rows.values()
-        for line in _row_lines(row_cells, records, request.protocol, outdated)
+        line for row_cells in rows.values() for line in _row_lines(row_cells, records, outdated)
     ]
     for line in lines:
         key = (line["row"], line["column"])
@@ -159,7 +158,7 @@ def _title(cells: list[Cell], profile: Profile) -> str:
 
 
 def _notes(cells: list[Cell], request: TableRequest) -> list[str]:
-    """Footnotes; the last one describes our numbers."""
+    """Footnotes; the last one says how our numbers were selected."""
     profile = request.profile
     seeds = len({cell.seed for cell in cells})
     how = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
@@ -167,7 +166,12 @@ def _notes(cells: list[Cell], request: TableRequest) -> list[str]:
     grid = (
         f"{' to '.join(map(str, sizes[:: max(1, len(sizes) - 1)]))} settings tried" if sizes else ""
     )
-    parts = (select.LABELS[request.protocol], grid, how, request.remark)
+    rule = select.LABELS[request.protocol]
+    if request.protocol == "printed":
+        rule += f": {select.rows_by_rule((c.row.label, c.row.printed_rule) for c in cells)}"
+        if any(cell.row.printed_rule == "unknown" for cell in cells):
+            rule += "; where that is unknown, the last epoch"
+    parts = (rule, grid, how, request.remark)
     notes = [profile.note or request.spec.note]
     if profile.note:
         stand_ins: dict[str, set[str]] = {}
@@ -179,9 +183,7 @@ def _notes(cells: list[Cell], request: TableRequest) -> list[str]:
     return [*(note for note in notes if note), f"Ours: {ours}."]
 
 
-def _row_lines(
-    cells: list[Cell], records: Records, protocol: Protocol, outdated: Outdated
-) -> list[dict[str, Any]]:
+def _row_lines(cells: list[Cell], records: Records, outdated: Outdated) -> list[dict[str, Any]]:
     """A row's lines: its tasks, its means, its parameters in millions."""
     spec, row = cells[0].spec, cells[0].row
     by_task: dict[str, list[Cell]] = {}
@@ -199,7 +201,7 @@ def _row_lines(
     made: dict[str, list[list[RunRecord]]] = {}  # by group: the records of each of its tasks
     for name, task_cells in by_task.items():
         ids = [cell.config.run_id for cell in task_cells if cell.config]
-        score = select.score(ids, records.done, protocol)
+        score = select.score(ids, records.done, task_cells[0].rule)
         task = task_cells[0].task
         finished = [records.done[i] for i in ids if i in records.done]
         scores.setdefault(task.group, []).append(score)

@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table as Grid
 
-from .select import rounded
+from .select import rounded, rows_by_rule
 from .table import PARAMS, Table
 
 VIEWS = ("ours", "printed", "compare")
@@ -183,6 +183,7 @@ def _notes(table: Table, view: str, shown: pd.DataFrame) -> list[str]:
     if view == "printed":
         notes = notes[:-1]  # the last one is about ours
     else:
+        notes += _made_from(table)
         tasks = table.long[table.long["kind"] == "task"]
         missing, failed = int(tasks["ours"].isna().sum()), int(tasks["failed"].sum())
         if missing:
@@ -197,9 +198,49 @@ def _notes(table: Table, view: str, shown: pd.DataFrame) -> list[str]:
                 f"{OUTDATED}: made with a method file or inputs that have changed ({rows})."
             )
     if view != "ours" and table.printed:
-        notes.append("Printed: the paper's numbers, as they stand there.")
+        rules = {c.row.label: c.row.printed_rule for c in table.cells}
+        how = rows_by_rule(rules.items())
+        notes.append(f"Printed: the paper's numbers, as they stand there, selected by: {how}.")
+        if view == "compare":
+            notes += _other_rules(table)
         if (shown["flag"] != "").any():
             notes.append(f"{FLAG}: not the mean of the printed cells.")
+    return notes
+
+
+def _made_from(table: Table) -> list[str]:
+    """A note on what our numbers were made from: recipes, weights, pixels, precision."""
+    runs = table.runs
+    if runs.empty:
+        return []
+    recipes = sorted({source.partition(":")[0] for source in runs["recipe_source"]})
+    names = ", ".join(word.removeprefix("recipe ") for word in recipes)
+    parts = [f"recipe{'s' * (len(recipes) > 1)} {names}"]
+    pairs = runs[["backbone", "weights_fingerprint"]].drop_duplicates().itertuples(index=False)
+    parts.append("weights " + ", ".join(f"{tag} ({str(mark)[:8]})" for tag, mark in pairs))
+    for key, what in (("data_variant", "{} images"), ("precision", "{}"), ("device", "on {}")):
+        values = runs[key].fillna("unknown").value_counts()
+        some = " and ".join(
+            f"{value} ({count} of {len(runs)} runs)" if len(values) > 1 else str(value)
+            for value, count in values.items()
+        )
+        parts.append(what.format(some))
+    return [f"Made from: {'; '.join(parts)}."]
+
+
+def _other_rules(table: Table) -> list[str]:
+    """Warnings where ours and printed, or printed rows among themselves, differ in the rule."""
+    rows = {cell.row.label: cell for cell in table.cells}
+    other = [label for label, cell in rows.items() if cell.rule != cell.row.printed_rule]
+    notes = []
+    if other:
+        which = "all rows" if len(other) == len(rows) else ", ".join(other)
+        notes.append(
+            f"Ours and printed were selected by different rules in {which}: "
+            "--protocol printed compares by the same."
+        )
+    if len({cell.row.printed_rule for cell in rows.values()}) > 1:
+        notes.append("The printed rows were selected by different rules among themselves.")
     return notes
 
 

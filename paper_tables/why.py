@@ -12,7 +12,7 @@ from . import views
 from .marks import ALIKE, differences, outdated_runs
 from .plan import Cell, TableRequest
 from .records import Records
-from .select import rounded
+from .select import RULES, rounded
 from .table import build
 
 
@@ -42,7 +42,11 @@ def why(request: TableRequest, column: str, records: Records) -> str:
         f"printed  {_number(line['printed'], digits)}"
         + (f"  {views.FLAG} {line['flag']}" if line["flag"] else ""),
         f"protocol {request.protocol}: {built.notes[-1].removeprefix('Ours: ')}",
+        f"rule     {RULES[cells[0].rule]}",
     ]
+    if built.printed:
+        row = cells[0].row
+        text.append(f"         the printed number: {RULES[row.printed_rule]}; {row.printed_source}")
     behind = cells
     if line["kind"] == "task":
         behind = [c for c in cells if c.task.name == line["column"]]
@@ -126,6 +130,8 @@ def _run(cell: Cell, records: Records) -> str:
     text += f": last {record.top1_last:.2f}"
     if record.top1_best_test is not None:
         text += f", best on test {record.top1_best_test:.2f}"
+    if record.top1_best_10 is not None:
+        text += f", best of every 10th epoch {record.top1_best_10:.2f}"
     commit = (record.git_commit or record.version or "unknown")[:12]
     marks = f" {views.DIRTY} uncommitted changes" if record.dirty else ""
     if changed := outdated_runs([cell], records).get(run_id):

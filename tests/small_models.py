@@ -18,7 +18,7 @@ VARIANTS = {
     ],
     "arc": [{"sites": "attention", "rank": 7}],
     "fact": [{"mode": "tt", "rank": 4, "scale": 10}, {"slices": "code", "rank": 5}],
-    "lora": [{"targets": ["q", "v", "fc2"], "rank": 3, "alpha": 6}],
+    "lora": [{"targets": ["q", "v", "fc2"], "rank": 3, "alpha": 6}, {"init": "noah"}],
     "mlp": [{"layers": 2}],
     "partial": [{"blocks": 3}],
     "rlrr": [
@@ -26,6 +26,7 @@ VARIANTS = {
         {"modules": ["q", "v", "out", "norm"], "layers": "first:2", "outside_blocks": False},
         {"qkv": "fused", "init": "identity"},
     ],
+    "ssf": [{"merging_norms": False}],
     "vpt": [{"mode": "shallow", "prompts": 3}],
 }
 

@@ -14,8 +14,9 @@ from ... import methods
 from ...methods.anatomy import Anatomy
 from ..config import Recipe
 from ..devices import peak_memory_mb
+from ..optimization import make_optimizer
 from ..run import forward_flops
-from ..trainer import autocast, for_scoring, make_optimizer
+from ..trainer import autocast, for_scoring
 from .measure import Measurement, Setup, interleaved, ratio
 
 RECIPE = Recipe()

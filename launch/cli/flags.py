@@ -36,6 +36,11 @@ def add_selection(parser: argparse.ArgumentParser, table: bool = True) -> None:
     group.add_argument("--tasks", metavar="T,..", help="only these tasks, by folder or heading")
     group.add_argument("--seeds", metavar="0,1,..", help="default: the profile's")
     add_protocol(group)
+    group.add_argument(
+        "--curve",
+        action="store_true",
+        help="score the test set after every epoch, so that one set of runs answers every protocol",
+    )
     add_changes(group, "lora.rank=4", "lora.rank=2,4 makes a row for each value")
     group.add_argument("--smoke", action="store_true", help="accept short lists; never a result")
 
@@ -72,7 +77,8 @@ def add_protocol(group: argparse._ActionsContainer) -> None:
         "--protocol",
         default="recipe",
         choices=PROTOCOLS,
-        help="how a number is selected (default: recipe, the last epoch of published settings)",
+        help="how a number is selected (default: recipe, the last epoch of published settings; "
+        "see docs/protocols.md)",
     )
 
 
@@ -205,6 +211,7 @@ def tables(arguments: argparse.Namespace) -> tuple[TableRequest, ...]:
             protocol=arguments.protocol,
             recipe=changes(arguments),
             options=tuple(OptionChange.parse(text) for text in arguments.option),
+            curve=arguments.curve,
             smoke=arguments.smoke,
         )
         for name in specs.named(arguments.table)

@@ -15,10 +15,10 @@ from ...benchmarks import tasks
 from ...benchmarks.config import RunConfig
 from ...benchmarks.context import RunContext
 from ...benchmarks.outcome import EpochDone
-from ...benchmarks.record import RunRecord
+from ...benchmarks.record import Results, RunRecord
 from ...methods import names
 from ...methods.errors import ConfigError, MethodError, nearest
-from ...paper_tables import specs
+from ...paper_tables import select, specs
 from ...paper_tables.plan import OptionChange, TableRequest, plan
 from ...paper_tables.select import rounded
 from . import flags
@@ -91,13 +91,14 @@ def asked_for(arguments: argparse.Namespace) -> SingleRun:
         profile=profile,
         tasks=(task,),
         seeds=(arguments.seed,),
-        protocol="best_test" if arguments.curve else "recipe",
+        curve=arguments.curve,
         recipe=flags.changes(arguments),
         smoke=arguments.smoke,
     )
-    (cell,) = plan(request)
-    assert cell.config is not None  # only the protocol val leaves it open
     results = flags.results_folder(arguments)
+    records = Results(results)
+    (cell,) = select.decide(plan(request), records.read, records.ids())
+    assert cell.config is not None  # only the protocol val leaves it open
     context = flags.context(arguments, results, plugins)
     return SingleRun(
         config=cell.config,
@@ -123,7 +124,6 @@ def _task(word: str, profile: specs.Profile) -> tuple[str, str]:
 
 def see_through(request: SingleRun, console: Console) -> RunRecord:
     """Do the run unless it has a record; its record."""
-    from ...benchmarks.record import Results
     from ..claims import Claims
     from ..execution import begin, do
     from ..machine import threads

@@ -86,7 +86,8 @@ def dry_run(request: SweepRequest, console: Console) -> int:
     again = [grid.configs[run_id] for run_id in grid.outdated_code] if request.rerun else []
     followers = Followers(grid, todo)
     new = [config for config in [*todo, *again] if grid.states[config.run_id] != "queued"]
-    view.print_plan(grid.cells, new, grid.states, console)
+    estimate, _ = grid.estimator(request.settings.prior)
+    view.print_plan(grid.cells, new, grid.states, estimate, console)
     ready, likely = len(grid.of("done")) - len(again), followers.likely()
     queued = f" {len(todo) + len(again) - len(new)} queued," if len(new) < len(todo) else ""
     follow = f", {len(likely)} to follow" if likely else ""

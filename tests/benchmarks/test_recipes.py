@@ -10,7 +10,7 @@ from rlrr_bench import methods
 from rlrr_bench.benchmarks import recipes, tasks
 from rlrr_bench.benchmarks.config import recipe_from
 from rlrr_bench.benchmarks.demo import models  # noqa: F401  registers the demo's backbones
-from rlrr_bench.benchmarks.trainer import learning_rate, make_optimizer
+from rlrr_bench.benchmarks.optimization import learning_rate, make_optimizer
 from rlrr_bench.methods.anatomy import set_drop_path
 from rlrr_bench.methods.errors import ConfigError, InputError
 

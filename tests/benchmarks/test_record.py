@@ -14,6 +14,7 @@ from rlrr_bench.benchmarks.record import (
     RecordError,
     Results,
     RunRecord,
+    best_of,
 )
 
 V1 = sorted((Path(__file__).parents[1] / "golden" / "v1" / "runs").glob("*.json"))
@@ -27,6 +28,7 @@ ADDED = {
     "plugins": {},
     "log": None,
 }
+ADDED_TO_RECIPES = {"adamw": "torch", "eps": 1e-8}
 
 
 @pytest.fixture
@@ -91,18 +93,49 @@ def test_records_of_the_first_version_are_read(path):
     assert not ADDED.keys() & raw.keys()
     for name, value in raw.items():
         if name == "config":
-            assert record.config.to_dict() == value and record.config.run_id == path.stem
+            added = {"recipe": value["recipe"] | ADDED_TO_RECIPES}
+            assert record.config.to_dict() == value | added and record.config.run_id == path.stem
         else:
             value = tuple(value) if isinstance(value, list) else value
             assert getattr(record, name) == value, name
     for name, value in ADDED.items():
         if name != "reason":
             assert getattr(record, name) == value, name
+    assert "top1_best_10" not in raw
+    scores = {p["epoch"]: p["top1"] for p in raw.get("curve", ()) if "top1" in p}
+    every_10th = [scores[epoch] for epoch in (10, 20, 25) if epoch in scores]
+    assert record.top1_best_10 == (max(every_10th) if len(every_10th) == 3 else None)
     reasons = {"Diverged": "diverged", "the worker process died": "worker_died"}
     begins = (raw["error"] or "").partition(":")[0].partition(" (")[0]
     assert record.reason == reasons.get(begins)
     assert (record.reason is None) == record.done
     assert read_back(record) == record
+
+
+def test_one_record_of_the_first_version_has_a_curve_of_test_scores():
+    records = [RunRecord.from_json(path.read_bytes(), path.stem, curve=False) for path in V1]
+    scored = [record for record in records if record.top1_best_10 is not None]
+    assert [record.config.eval_every for record in scored] == [1]
+    assert scored[0].top1_last <= scored[0].top1_best_10 <= scored[0].top1_best_test
+
+
+@pytest.mark.parametrize(
+    "scored, epochs, best_10, best_1",
+    [
+        ({10: 50.0, 20: 70.0, 25: 60.0}, 25, 70.0, None),
+        ({25: 60.0}, 25, None, None),  # scored at the end alone
+        ({10: 50.0, 25: 60.0}, 25, None, None),
+        ({epoch: float(epoch % 7) for epoch in range(1, 31)}, 30, 6.0, 6.0),
+        ({epoch: float(epoch) for epoch in range(1, 6)}, 5, 5.0, 5.0),
+        ({}, 0, None, None),
+    ],
+)
+def test_the_best_of_every_tenth_epoch_and_the_last(scored, epochs, best_10, best_1):
+    curve = [
+        {"epoch": epoch} | ({"top1": scored[epoch]} if epoch in scored else {})
+        for epoch in range(1, epochs + 1)
+    ]
+    assert (best_of(curve, 10), best_of(curve, 1)) == (best_10, best_1)
 
 
 def test_records_of_the_first_version_failed_in_two_ways():

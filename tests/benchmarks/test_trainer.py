@@ -15,8 +15,9 @@ from rlrr_bench import methods
 from rlrr_bench.benchmarks import recipes, tasks, trainer
 from rlrr_bench.benchmarks.config import Recipe
 from rlrr_bench.benchmarks.data import Split
+from rlrr_bench.benchmarks.optimization import learning_rate, make_optimizer
 from rlrr_bench.benchmarks.pixels import Pixels
-from rlrr_bench.benchmarks.trainer import Diverged, Procedure, learning_rate, make_optimizer
+from rlrr_bench.benchmarks.trainer import Diverged, Procedure
 
 HALF = Pixels((0.5,) * 3, (0.5,) * 3)
 VIT_B = "vit_base_patch16_224.orig_in21k"
@@ -77,7 +78,7 @@ def test_restarts_are_torchs():
             expected = optimizer.param_groups[0]["lr"]
             assert learning_rate(recipe, epoch) == pytest.approx(expected, rel=1e-9, abs=1e-15)
             optimizer.step()
-            torchs.step()
+            torchs.step(epoch)  # with the number of the epoch that is over, as the published loop
 
 
 def test_cosine_by_step_after_the_warm_up():

@@ -127,8 +127,9 @@ def test_an_option_makes_rows_and_names_them(tmp_path, monkeypatch, capsys):
     words = ("sweep", "--table", "2", "--rows", "lora,rlrr", "--tasks", "cifar", "--dry-run")
     assert typed(*words, "--option", "lora.rank=2,4") == 0
     said = capsys.readouterr().out
-    assert re.search(r"LoRA, rank 2 +lora", said) and re.search(r"LoRA, rank 4 +lora", said)
-    assert re.search(r"^RLRR +rlrr", said, re.MULTILINE) and "9 cells, 9 runs" in said
+    assert re.search(r"^LoRA, rank 2 +vit_.+ noah", said, re.MULTILINE)
+    assert re.search(r"^LoRA, rank 4 +vit_.+ noah", said, re.MULTILINE)
+    assert re.search(r"^RLRR +vit_.+ rlrr", said, re.MULTILINE) and "9 cells, 9 runs" in said
 
 
 def test_a_single_run_in_the_terminal(data, tmp_path, capsys):

@@ -120,6 +120,6 @@ def test_a_trial_that_failed_keeps_its_cell_open_until_it_is_tried_again(data, t
 
 def test_the_dry_run_counts_what_follows(data, tmp_path):
     shown = typed(*words(data, tmp_path, "--dry-run", "--seeds", "0,1")).stdout
-    assert re.search(r"Linear probing .* 6 \+ 4\n", shown)
+    assert re.search(r"Linear probing .* val +2 x 2 +0 +6 \+ 4 +\d+\.\d\n", shown)
     assert "8 cells, 20 runs; 0 done, 12 to do, 8 to follow" in shown
     assert not (tmp_path / "results").exists()

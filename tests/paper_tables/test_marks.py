@@ -316,7 +316,8 @@ def test_why_lists_the_codes_of_a_method(folder, capsys):
     [
         (
             "lora",
-            "rank 8 (default), targets qkv (default), alpha None (default), dropout 0.1 (default)",
+            "rank 8 (default), targets qkv (default), alpha None (default), dropout 0.1 (default), "
+            "init paper (default)",
         ),
         (
             "adapter",

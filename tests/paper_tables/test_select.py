@@ -141,20 +141,20 @@ def test_the_winner_is_trained_on_all_images_by_every_seed():
     trials = cells[0].trials
     assert all(cell.trials == trials for cell in cells)
     records = {t.run_id: record(t, done(10 * t.recipe.lr)) for t in trials}
-    decided = select.decide(cells, records.get)
+    decided = select.decide(cells, records.get, records)
     for cell, seed in zip(decided, (0, 1, 2), strict=True):
         assert cell.config == dataclasses.replace(
             trials[-1], seed=seed, train_split="trainval", eval_split="test"
         )
     published = plan(dataclasses.replace(request, protocol="recipe"))[0].config
     assert decided[0].config.recipe == dataclasses.replace(published.recipe, lr=3e-2)
-    assert cells == select.decide(cells, {}.get)
+    assert cells == select.decide(cells, {}.get, ())
 
 
 def test_where_the_source_trains_without_validation_images_so_does_the_winner():
     part = {"rows": ("linear",), "tasks": ("CUB_200_2011",), "seeds": (0,)}
     (cell,) = plan(printed_records.request("table3", **part, protocol="val"))
     records = {t.run_id: record(t, done(50)) for t in cell.trials}
-    (cell,) = select.decide([cell], records.get)
+    (cell,) = select.decide([cell], records.get, records)
     assert (cell.config.train_split, cell.config.eval_split) == ("train", "test")
     assert cell.config.recipe.lr == 0.0125 and cell.config.recipe.weight_decay == 0
