@@ -153,7 +153,7 @@ def print_plan(
         table.add_row(
             row.label,
             backbone,
-            row.recipe,
+            row_cells[0].source.partition(":")[0].removeprefix("recipe ") or row.recipe,
             row_cells[0].rule,
             f"{len({c.task.name for c in row_cells})} x {len({c.seed for c in row_cells})}",
             str(ready),
@@ -161,7 +161,7 @@ def print_plan(
             f"{hours:.1f}",
         )
     console.print(table)
-    console.print("hours: one run after another", style="dim")
+    console.print("rule: see docs/protocols.md; hours: one run after another", style="dim")
     if any(cell.trials and not cell.config for cell in cells):
         text = "+ N: runs that follow with the settings which win on the validation images"
         console.print(text, style="dim")

@@ -1,17 +1,11 @@
 """Every published value against a table written independently of the recipe files; traces."""
 
-import math
-
 import pytest
-import timm
-import torch
 
 from rlrr_bench import methods
 from rlrr_bench.benchmarks import recipes, tasks
 from rlrr_bench.benchmarks.config import recipe_from
 from rlrr_bench.benchmarks.demo import models  # noqa: F401  registers the demo's backbones
-from rlrr_bench.benchmarks.optimization import learning_rate, make_optimizer
-from rlrr_bench.methods.anatomy import set_drop_path
 from rlrr_bench.methods.errors import ConfigError, InputError
 
 VIT = "vit_base_patch16_224.orig_in21k"
@@ -142,68 +136,6 @@ def test_vtab_is_squashed_and_unmixed_everywhere():
             0,
         )
         assert found.train_split == "trainval"
-
-
-def test_starred_rlrr_ends_in_the_middle_of_its_fourth_cycle():
-    recipe = resolve("rlrr_aug", "CUB_200_2011", "fgvc").recipe
-    rates = [learning_rate(recipe, epoch) for epoch in range(110)]
-    assert [epoch for epoch in range(110) if rates[epoch] == recipe.lr] == [0, 10, 30, 70]
-    assert rates[-1] == pytest.approx(recipe.lr / 2, rel=0.05)
-
-
-@pytest.mark.parametrize("name", ["rlrr", "ssf"])
-@pytest.mark.parametrize("task", list(tasks.benchmarks()[VTAB]))
-def test_trace(name, task):
-    """Rates of all epochs, decay groups and drop rates from the papers' settings, by hand."""
-    text = {"rlrr": RLRR, "ssf": SSF}[name]
-    _, lr, decay, drop, _ = next(row for row in rows(text) if row[0] == task)
-    recipe = resolve(name, task).recipe
-    lr, decay, drop = float(lr), float(decay), float(drop)
-
-    def scheduler(t: int) -> float:
-        """Ten linear epochs from 1e-7, a cosine of 100 that began under them, then the floor."""
-        if t < 10:
-            return 1e-7 + t * (lr - 1e-7) / 10
-        return 1e-8 + (lr - 1e-8) * (1 + math.cos(math.pi * t / 100)) / 2 if t < 100 else 1e-8
-
-    late = name == "rlrr"  # its loop steps the scheduler after the epoch, with that epoch's number
-    for epoch in range(110):
-        expected = scheduler(max(0, epoch - 1) if late else epoch)
-        for part in (0.0, 0.5):  # the same all through the epoch
-            assert learning_rate(recipe, epoch, part) == pytest.approx(expected, rel=1e-9)
-
-    torch.manual_seed(0)
-    model = timm.create_model("vit_demo_patch8_32.shapes", num_classes=3)
-    methods.apply(name, model)
-    decayed, spared = set(), set()
-    groups = make_optimizer(model, recipe).param_groups
-    names = {id(p): n for n, p in model.named_parameters()}
-    for group in groups:
-        chosen = decayed if group["weight_decay"] else spared
-        assert group["weight_decay"] in (0.0, decay)
-        chosen |= {names[id(p)] for p in group["params"]}
-    trained = {n for n, p in model.named_parameters() if p.requires_grad}
-    if name == "ssf":  # all its own tensors are vectors
-        assert decayed == {"head.weight"}
-    else:  # scales and the patch pair decay; shifts, norm pairs and the head's bias do not
-        patch = {n for n in trained if n.startswith("patch_embed")}
-        assert patch and patch <= decayed
-        assert {n for n in trained if n.split(".")[-1] in ("left", "right")} <= decayed
-        assert not any("norm" in n or "bias" in n for n in decayed)
-    assert decayed | spared == trained and not decayed & spared
-
-    set_drop_path(model, recipe.drop_path, recipe.drop_path_kind)
-    found = [
-        module.p if isinstance(module, torch.nn.Dropout) else getattr(module, "drop_prob", 0.0)
-        for block in model.blocks
-        for module in (block.drop_path1, block.drop_path2)
-    ]
-    depth = len(model.blocks)
-    expected = [drop * i / (depth - 1) for i in range(depth) for _ in range(2)]
-    assert [p or 0.0 for p in found] == pytest.approx(expected)
-    kinds = {type(block.drop_path2).__name__ for block in model.blocks[1:]}
-    if drop:
-        assert kinds == {"Dropout" if late else "DropPath"}
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,15 @@
 """The trainer against independent computations: schedules, decay groups, accumulation, seeds."""
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
-import timm
 import torch
-from timm.scheduler import CosineLRScheduler
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
-from rlrr_bench import methods
-from rlrr_bench.benchmarks import recipes, tasks, trainer
+from rlrr_bench.benchmarks import trainer
 from rlrr_bench.benchmarks.config import Recipe
 from rlrr_bench.benchmarks.data import Split
-from rlrr_bench.benchmarks.optimization import learning_rate, make_optimizer
 from rlrr_bench.benchmarks.pixels import Pixels
 from rlrr_bench.benchmarks.trainer import Diverged, Procedure
 
@@ -36,89 +30,6 @@ def net(dropout: float = 0.0) -> nn.Module:
     return nn.Sequential(
         nn.Flatten(), nn.Linear(768, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 4)
     )
-
-
-def dummy_optimizer(lr: float) -> torch.optim.Optimizer:
-    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
-
-
-@pytest.mark.parametrize("name", ["ssf", "rlrr"])
-def test_epoch_cosine_is_timms_scheduler_as_the_authors_step_it(name):
-    """SSF: epoch e runs at the scheduler's value for e; RLRR steps after the epoch: for e - 1."""
-    task = tasks.get("vtab-1k", "cifar")
-    recipe = recipes.resolve(name, name, VIT_B, task).recipe
-    optimizer = dummy_optimizer(recipe.lr)
-    timms = CosineLRScheduler(
-        optimizer, t_initial=100, lr_min=1e-8, warmup_t=10, warmup_lr_init=1e-7, cycle_limit=1
-    )
-    rates = []
-    for epoch in range(110):
-        if name == "ssf":
-            timms.step(epoch)
-        rates.append(optimizer.param_groups[0]["lr"])
-        if name == "rlrr":
-            timms.step(epoch)
-    ours = [learning_rate(recipe, epoch) for epoch in range(110)]
-    assert ours == pytest.approx(rates, rel=1e-12)
-    if name == "rlrr":
-        assert ours[0] == ours[1] == 1e-7
-        assert max(ours) == ours[11] == pytest.approx(0.9755 * recipe.lr, rel=1e-4)
-        assert ours[101:] == [1e-8] * 9
-
-
-def test_restarts_are_torchs():
-    task = tasks.get("fgvc", "CUB_200_2011")
-    recipe = recipes.resolve("rlrr", "rlrr", VIT_B, task).recipe
-    assert recipe.schedule == "restarts"
-    for factor in (1, 2):
-        recipe = dataclasses.replace(recipe, restart_factor=factor)
-        optimizer = dummy_optimizer(recipe.lr)
-        torchs = CosineAnnealingWarmRestarts(optimizer, 5, factor, eta_min=recipe.min_lr)
-        for epoch in range(60):
-            expected = optimizer.param_groups[0]["lr"]
-            assert learning_rate(recipe, epoch) == pytest.approx(expected, rel=1e-9, abs=1e-15)
-            optimizer.step()
-            torchs.step(epoch)  # with the number of the epoch that is over, as the published loop
-
-
-def test_cosine_by_step_after_the_warm_up():
-    """ARC: linear from 0 over ten epochs of steps, then a cosine over the rest."""
-    recipe = Recipe(lr=0.01, epochs=100, warmup_lr=0.0, warmup_prefix=True, schedule_unit="step")
-    steps = 32
-    for i in (0, 1, 31, 32, 319, 320, 321, 2000, 3199):
-        done, warm, total = i, 10 * steps, 100 * steps
-        if done < warm:
-            expected = 0.01 * done / warm
-        else:
-            expected = 0.005 * (1 + math.cos(math.pi * (done - warm) / (total - warm)))
-        assert learning_rate(recipe, i // steps, (i % steps) / steps) == pytest.approx(expected)
-
-
-def decayed_names(recipe: Recipe, model: nn.Module) -> set[str]:
-    optimizer = make_optimizer(model, recipe)
-    decayed = {id(p) for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
-    return {name for name, p in model.named_parameters() if id(p) in decayed}
-
-
-def rlrr_vit() -> nn.Module:
-    from rlrr_bench.benchmarks.demo import models  # noqa: F401  registers the demo's ViT
-
-    return timm.create_model("vit_demo_patch8_32.shapes", num_classes=3)
-
-
-def test_decay_groups():
-    """RLRR's code decays scales, head weight and the patch pair; SSF's only the head weight."""
-    recipe = recipes.resolve("rlrr", "rlrr", VIT_B, tasks.get("vtab-1k", "cifar")).recipe
-    model = methods.apply("rlrr", rlrr_vit())
-    decayed = decayed_names(recipe, model)
-    endings = {name.split(".")[-1] for name in decayed}
-    assert endings == {"left", "right", "weight", "scale", "shift"}
-    rest = {n for n in decayed if n.endswith((".weight", ".scale", ".shift"))}
-    assert rest == {"head.weight", "patch_embed.proj.scale", "patch_embed.proj.shift"}
-    recipe = recipes.resolve("ssf", "ssf", VIT_B, tasks.get("vtab-1k", "cifar")).recipe
-    assert decayed_names(recipe, methods.apply("ssf", rlrr_vit())) == {"head.weight"}
-    everything = {n for n, p in model.named_parameters() if p.requires_grad}
-    assert decayed_names(Recipe(), model) == everything
 
 
 def run(recipe: Recipe, model: nn.Module | None = None, seed: int = 0, **more):

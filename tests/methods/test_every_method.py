@@ -43,6 +43,7 @@ PARAMETERS = [  # method, options, then B, L, H, Swin-B; None: no reference
     ("fact", {"mode": "tt", "rank": 8}, 21_504, None, None, None),
     ("fact", {"mode": "tt", "rank": 16}, 61_440, None, None, None),
     ("ssf", {}, 205_824, 544_768, 906_240, 274_432),
+    ("ssf", {"merging_norms": False}, 205_824, 544_768, 906_240, 267_264),
     ("arc", {"rank": 50}, 96_432, 153_952, 213_120, 218_464),
     ("arc", {"rank": 50, "sites": "attention"}, 48_216, None, None, None),
     ("rlrr", {}, 288_768, 765_952, 1_274_880, 358_144),

@@ -134,6 +134,10 @@ def test_a_csv_that_cannot_be_written_is_one_line(lines, tmp_path, capsys, monke
     "row, message",
     [
         ("{setting: guessed}", "setting: found 'guessed', expected documented or solved"),
+        (
+            "{printed_rule: best_of_all}",
+            "printed_rule: found 'best_of_all', expected val or best_10 or best or unknown",
+        ),
         ("{audit: {rank: {7: 18}}}", "rank: found 18 tasks, expected 19"),
         ("{audit: {rank: {7: many}}}", "rank: found many tasks, expected 19"),
         ("{audit: {ranks: {7: 19}}}", "unknown option 'ranks'; did you mean rank"),

@@ -124,6 +124,56 @@ def test_every_table_can_be_written_before_any_run_by_every_protocol(protocol, p
         assert (tmp_path / f"{table.spec.name}-{protocol}.md").is_file()
 
 
+def test_each_printed_row_has_its_rule():
+    """By hand: VPT by validation images, NOAH and FacT every 10th epoch, the others every one."""
+    of_vpt = {"full", "linear", "adapter", "bias", "vpt-shallow", "vpt-deep", "mlp", "partial"}
+    for name in specs.every():
+        for cell in plan(printed_records.request(name, seeds=(0,), protocol="printed")):
+            row = cell.row
+            expected = "val" if row.key in of_vpt else "best"
+            if name == "table2" and row.key in ("lora", "adaptformer", "fact"):
+                expected = "best_10"
+            unknown = (name in ("table3", "table4a", "table4b") and row.key == "lora") or (
+                name.startswith("table4") and row.key == "ssf"
+            )
+            assert row.printed_rule == ("unknown" if unknown else expected) and row.printed_source
+            assert cell.rule == ("last" if unknown else expected), (name, row.key)
+            every = {"last": 0, "val": 0, "best_10": 10, "best": 1}[cell.rule]
+            assert cell.eval_every == every and bool(cell.trials) == (cell.rule == "val")
+
+
+def finished(config: RunConfig, **scores: float) -> RunRecord:
+    return RunRecord(run_id=config.run_id, status="done", config=config, **scores)
+
+
+@pytest.mark.parametrize(
+    "wanted, there, answers",
+    [(0, 1, True), (0, 10, True), (10, 1, True), (10, 0, False), (1, 10, False), (1, 0, False)],
+)
+def test_who_looked_more_often_answers(wanted, there, answers):
+    request = printed_records.request("table2", rows=("rlrr",), tasks=("cifar",), seeds=(0,))
+    (cell,) = plan(request)
+    cell = dataclasses.replace(cell, config=dataclasses.replace(cell.config, eval_every=wanted))
+    other = dataclasses.replace(cell.config, eval_every=there)
+    records = {other.run_id: finished(other, top1_last=50.0)}
+    (decided,) = select.decide([cell], records.get, records)
+    assert decided.config == (other if answers else cell.config)
+    records[cell.config.run_id] = finished(cell.config, top1_last=50.0)
+    (decided,) = select.decide([cell], records.get, records)
+    assert decided.config == cell.config  # its own record is the first choice
+    another = dataclasses.replace(other, seed=1)  # another training never answers
+    records = {another.run_id: finished(another, top1_last=50.0)}
+    assert select.decide([cell], records.get, records) == [cell]
+
+
+def test_scores_by_rule():
+    config = trial(0.1)
+    scores = {"top1_last": 50.0, "top1_best_10": 55.0, "top1_best_test": 60.0}
+    records = {config.run_id: finished(config, **scores)}
+    found = {r: select.score([config.run_id], records, r).value for r in select.SCORES}
+    assert found == {"last": 50.0, "val": 50.0, "best_10": 55.0, "best": 60.0}
+
+
 @pytest.mark.parametrize("grid", [{"lr": 3}, {"lr": []}, {"lr, momentum": [[1]]}, {"lr": ["xy"]}])
 def test_a_grid_that_is_none_is_named(grid, monkeypatch):
     file = recipes.recipe_file("rlrr")

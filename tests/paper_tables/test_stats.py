@@ -87,6 +87,23 @@ def test_optimism_weighs_tasks_alike(tmp_path):
     assert line["optimism"] == pytest.approx(2.0)
 
 
+def test_optimism_of_every_tenth_epoch_beside_the_published_one(tmp_path):
+    results = Results(tmp_path)
+    rows = ("full", "linear", "vpt-deep", "vpt-shallow", "lora")
+    part = {"rows": rows, "tasks": ("cifar",), "seeds": (0,), "protocol": "best_test"}
+    request = printed_records.request("table2", **part)
+    for cell in plan(request):
+        scores = {"top1_best_10": 51.0, "top1_best_test": 53.0}
+        results.write(made_up(cell.config, 50.0, **scores))
+    records = scan(tmp_path)
+    lines = stats.optimism(build(request, records), records).set_index("row")
+    assert set(lines["optimism_10"]) == {1.0} and set(lines["optimism"]) == {3.0}
+    published = {"full": 7.4, "linear": 0.29, "vpt-deep": 1.51, "vpt-shallow": 0.63, "lora": 0.63}
+    assert lines["published"].to_dict() == published
+    fgvc = printed_records.request("table3", rows=("linear",), protocol="best_test")
+    assert stats.optimism(build(fgvc, records), records)["published"].isna().all()
+
+
 def test_costs_are_apart_by_device(tmp_path):
     results = Results(tmp_path)
     request = printed_records.request("table3", rows=("linear",))
