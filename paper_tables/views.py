@@ -183,7 +183,7 @@ def _notes(table: Table, view: str, shown: pd.DataFrame) -> list[str]:
     if view == "printed":
         notes = notes[:-1]  # the last one is about ours
     else:
-        notes += _made_from(table)
+        notes += made_from(table)
         tasks = table.long[table.long["kind"] == "task"]
         missing, failed = int(tasks["ours"].isna().sum()), int(tasks["failed"].sum())
         if missing:
@@ -208,7 +208,7 @@ def _notes(table: Table, view: str, shown: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _made_from(table: Table) -> list[str]:
+def made_from(table: Table) -> list[str]:
     """A note on what our numbers were made from: recipes, weights, pixels, precision."""
     runs = table.runs
     if runs.empty:

@@ -55,6 +55,9 @@ def why(request: TableRequest, column: str, records: Records) -> str:
     text += [f"source   {source}" for source in dict.fromkeys(c.source for c in behind) if source]
     if line["kind"] == "task" and behind[0].config:
         text += _settings(behind[0].config)
+    text += [
+        note.replace("Made from:", "made of ").removesuffix(".") for note in views.made_from(built)
+    ]
     text += _differing(behind, records)
     if line["kind"] == "task":
         text += [f"trial    {_trial(trial, behind[0], records)}" for trial in behind[0].trials]
