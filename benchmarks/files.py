@@ -1,17 +1,20 @@
 """Files on disk: written whole or not at all, YAML read with the line of what is wrong."""
 
+import errno
 import os
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from stat import S_ISREG
+from typing import Any, BinaryIO
 
 import yaml
 
 from ..methods.errors import ConfigError
 
+MOST_YAML = 2**20  # bytes
 ABANDONED = 3600  # seconds after which nobody can still be writing a draft
 
 
@@ -38,6 +41,37 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most so many bytes.
+
+    A pipe, a device or a file of absurd size is never read: that might take for ever.
+
+    Raises:
+        OSError: the file is missing or cannot be read, is no regular file, or is too large.
+    """
+    with open_regular(path, most) as file:
+        return file.read()
+
+
+def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
+    """Open a regular file to read; see `read_bytes`."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer
+    try:
+        refuse_irregular(os.fstat(handle), most)
+    except OSError:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def refuse_irregular(stat: os.stat_result, most: int | None = None) -> None:
+    """Raise OSError unless this is a regular file of at most so many bytes."""
+    if not S_ISREG(stat.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    if most is not None and stat.st_size > most:
+        raise OSError(errno.EFBIG, f"{stat.st_size:,} bytes, expected at most {most:,}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text so that readers see the old file or the new one, never a part."""
     with replacing(path) as draft:
@@ -59,7 +93,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: there is no such file, or it is not YAML (names the line), or not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_bytes(path, MOST_YAML).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error.reason}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:

@@ -23,9 +23,10 @@ from typing import Any, Literal
 import orjson
 
 from .config import Recipe, RunConfig
-from .files import remove_drafts, write_text
+from .files import open_regular, read_bytes, remove_drafts, write_text
 
 SCHEMA = 1
+MOST_OF_A_RECORD = 2**26  # bytes
 Status = Literal["done", "failed"]
 # why a run failed, for programs; the text for people is `error`
 Reason = Literal[
@@ -249,6 +250,10 @@ class Glance:
     data_fingerprint: str | None = None
 
 
+def _content(path: Path) -> bytes:
+    return read_bytes(path, MOST_OF_A_RECORD)
+
+
 class Results:
     """A folder of records."""
 
@@ -262,7 +267,7 @@ class Results:
     def read(self, run_id: str) -> RunRecord | None:
         """The record, or None if there is no valid one."""
         try:
-            return RunRecord.from_json(self.path(run_id).read_bytes(), run_id)
+            return RunRecord.from_json(_content(self.path(run_id)), run_id)
         except (OSError, RecordError):
             return None
 
@@ -314,7 +319,7 @@ class Results:
         """
         for path in self.files():
             try:
-                yield path, RunRecord.from_json(path.read_bytes(), path.stem, curve=False)
+                yield path, RunRecord.from_json(_content(path), path.stem, curve=False)
             except OSError as error:
                 yield path, RecordError(f"cannot be read: {error.strerror}")
             except OtherRun as error:
@@ -331,7 +336,7 @@ class Results:
 
     def _glance(self, run_id: str) -> Glance | None:
         try:
-            with open(self.path(run_id), "rb") as file:
+            with open_regular(self.path(run_id), MOST_OF_A_RECORD) as file:
                 content, written = orjson.loads(file.read()), os.fstat(file.fileno()).st_mtime
             if content["schema"] != SCHEMA or content["run_id"] != run_id:
                 return None

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from .extensions import extensions
-from .files import write_text
+from .files import read_bytes, write_text
 
 
 class Memory:
@@ -25,7 +25,7 @@ class Memory:
     def known(self) -> dict[str, str]:
         """Fingerprints by stamp; empty where the file is missing or damaged."""
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = json.loads(read_bytes(self.path, 2**24))
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}

@@ -32,6 +32,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..methods.errors import InputError
+from .files import open_regular
 
 ORIGINAL = "original ImageNet-21k"
 AUGREG = "AugReg ImageNet-21k"
@@ -220,7 +221,7 @@ def _opened(path: str | Path) -> Iterator[tuple[str, dict[str, Shape], Callable[
     Any error that a reader raises on a damaged file becomes a one-line BackboneError.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             magic = stream.read(9)
         members = zipfile.ZipFile(path).namelist() if magic.startswith(b"PK\x03\x04") else []
         if members and all(name.endswith(".npy") for name in members):
@@ -240,6 +241,8 @@ def _opened(path: str | Path) -> Iterator[tuple[str, dict[str, Shape], Callable[
         raise
     except FileNotFoundError:
         raise BackboneError(f"{path}: no such file") from None
+    except OSError as error:
+        raise BackboneError(f"{path}: cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError as error:
         raise BackboneError(
             f"{path}: holds pickled objects or is corrupt; only plain tensors are read"

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..benchmarks.files import remove_drafts
+from ..benchmarks.files import read_bytes, remove_drafts
 
 BEAT = 30  # seconds between two renewals of a claim
 STALE = 600  # seconds without one after which an owner that nobody can see counts as dead
@@ -236,7 +236,7 @@ def _generation(path: Path) -> int:
 def _holder(path: Path) -> Holder | None:
     """The holder; None if the claim is gone or damaged."""
     try:
-        return Holder.from_dict(json.loads(path.read_text()))
+        return Holder.from_dict(json.loads(read_bytes(path, 2**20)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -17,6 +17,7 @@ spares a second builder the work; on a file system without locks both build the 
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -31,7 +32,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..files import replacing
+from ..files import open_regular, replacing, write_text
 from ..tasks import Task
 from .decode import View, decode
 from .lists import DataError, Listing, check_files, read_list
@@ -39,7 +40,15 @@ from .rows import Images, Segment
 
 FORMAT = 2  # part of the folder's name: raise it when decoding or the files' layout changes
 RACY_NS = 2_000_000_000
+MOST_OF_AN_IMAGE = 2**28  # bytes
 LISTS = "lists"
+SEGMENT = re.compile(r"[0-9a-f]{16}")
+# by it a view's folder is known as one of ours, and only such a folder is ever tidied up; the first
+# line is what backup programs look for (bford.info/cachedir)
+MARKER = "CACHEDIR.TAG"
+SIGNATURE = """Signature: 8a477f597d28d172789f06886806bc55
+# Decoded images of rlrr-bench. `rlrr-bench data cache DIR --prune` removes what is not needed.
+"""
 DRAFT = ".building-"
 # what reading a truncated or overwritten file raises; not every OSError, since a disk's hiccup must
 # not delete a cache
@@ -90,8 +99,10 @@ def open_split(
     entry = home / LISTS / f"{task.benchmark}-{task.name}-{split}-{stamp}.npz"
     try:
         cached = _open_entry(home, entry)
-        if cached is None:
+        if cached is None or not (home / MARKER).exists():  # of an older version
             entry.parent.mkdir(parents=True, exist_ok=True)
+            write_text(home / MARKER, SIGNATURE)
+        if cached is None:
             with _lock(home):
                 cached = _open_entry(home, entry)  # another process may have built it meanwhile
                 if cached is None:
@@ -170,7 +181,8 @@ def read_image(listing: Listing, number: int) -> bytes:
         DataError: the file cannot be read.
     """
     try:
-        with open(listing.path(number), "rb") as file:
+        most = MOST_OF_AN_IMAGE if listing.offsets is None else None
+        with open_regular(listing.path(number), most) as file:
             if listing.offsets is None:
                 return file.read()
             file.seek(listing.offsets[number])
@@ -290,7 +302,10 @@ def _open_segment(folder: Path) -> Segment | None:
 
 def _open_rows(home: Path, entry: Any) -> tuple[Images, np.ndarray]:
     """The images of a list's entry, and their digests; ValueError if they are not all there."""
-    opened = [_open_segment(home / str(name)) for name in entry["segments"]]
+    names = [str(name) for name in entry["segments"]]
+    if not all(SEGMENT.fullmatch(name) for name in names):
+        raise ValueError("the name of a segment leads elsewhere")
+    opened = [_open_segment(home / name) for name in names]
     segments = [segment for segment in opened if segment is not None]
     if len(segments) < len(opened):
         raise ValueError("a segment is missing or damaged")
@@ -298,8 +313,11 @@ def _open_rows(home: Path, entry: Any) -> tuple[Images, np.ndarray]:
     if len(which) != len(row) or len(row) != len(entry["digests"]):
         raise ValueError("rows and digests differ in number")
     for number, segment in enumerate(segments):
-        if (row[which == number] >= len(segment.shapes)).any():
-            raise ValueError("a row lies behind the end of its segment")
+        rows = row[which == number]
+        if ((rows < 0) | (rows >= len(segment.shapes))).any():
+            raise ValueError("a row lies outside of its segment")
+    if ((which < 0) | (which >= len(segments))).any():
+        raise ValueError("a row of a segment that is not named")
     return Images(segments, which, row), entry["digests"]
 
 

@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+# what data sets use; Pillow would start Ghostscript for an EPS that is called .png
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 Resize = Literal["squash", "squash256", "short256", "short248", "own"]
 
@@ -81,11 +83,13 @@ def decode(raw: bytes, view: View, planes: bool = False) -> np.ndarray:
                 np.frombuffer(raw, np.uint8).reshape(3, 32, 32).transpose(1, 2, 0)
             )
         else:
-            with Image.open(io.BytesIO(raw)) as image:
+            with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+                if image.mode == "F":
+                    raise ValueError("its pixels are floating-point numbers, expected 8 or 16 bits")
                 rgb = image.convert("RGB")
         return np.asarray(view(rgb))
     except Exception as error:  # Pillow's plugins raise nearly anything on broken files
         reason = str(error) or type(error).__name__
         if isinstance(error, OSError) and "cannot identify image file" in reason:
-            reason = "no image that Pillow knows"
+            reason = f"none of {', '.join(FORMATS)}"
         raise ValueError(f"cannot be decoded: {reason}") from None

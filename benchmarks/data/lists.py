@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from ...methods.errors import ConfigError
+from ..files import read_bytes, refuse_irregular
 from ..tasks import Task
 
 FILES = {"train": "train800", "val": "val200", "trainval": "train800val200", "test": "test"}
+MOST_OF_A_LIST = 2**28  # bytes
 CIFAR_RECORD = 2 + 32 * 32 * 3  # coarse label, fine label, red plane, green plane, blue plane
 
 
@@ -118,9 +120,11 @@ def check_files(listing: Listing) -> list[os.stat_result]:
             continue
         try:
             stats.append(os.stat(base + name))
-        except OSError:
-            where = listing.where(number)
-            raise DataError(f"{where}: no such file {base}{name}") from None
+            refuse_irregular(stats[-1])
+        except OSError as error:
+            where, known = listing.where(number), isinstance(error, FileNotFoundError)
+            told = f"no such file {base}{name}" if known else f"{base}{name}: {error.strerror}"
+            raise DataError(f"{where}: {told}") from None
         last = name
     return stats
 
@@ -276,12 +280,14 @@ def _leaves(name: str) -> bool:
 
 
 def _text(file: Path, expected: str) -> str:
+    raw = b""
     try:
-        return file.read_text(encoding="utf-8")
+        raw = read_bytes(file, MOST_OF_A_LIST)
+        return raw.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise DataError(f"{file}: no such list; {expected}") from None
     except UnicodeDecodeError as error:
-        line = file.read_bytes()[: error.start].count(b"\n") + 1
+        line = raw[: error.start].count(b"\n") + 1
         raise DataError(f"{file}:{line}: not UTF-8 text") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None

@@ -1,13 +1,15 @@
-"""How large the cache is; removes what is not needed any more."""
+"""How large the cache is, and what of it is not needed any more."""
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..files import read_bytes
 from ..tasks import SPLITS, benchmarks
-from .cache import DAMAGE, DRAFT, LISTS, segments_of, stamp_of
+from .cache import DAMAGE, DRAFT, LISTS, MARKER, SIGNATURE, segments_of, stamp_of
 from .lists import DataError, locate, parse
 from .rows import Segment
 
@@ -33,40 +35,64 @@ def usage(cache: Path) -> list[Usage]:
                 images += len(Segment.digests(folder))
             except DAMAGE:
                 continue
-        size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
-        views.append(Usage(home.name, len(list((home / LISTS).glob("*.npz"))), images, size))
+        lists = len(list((home / LISTS).glob("*.npz")))
+        views.append(Usage(home.name, lists, images, size_of(home)))
     return views
 
 
-def prune(root: Path, cache: Path) -> int:
-    """Remove what no list under `root` needs now; returns the bytes freed.
+def unneeded(root: Path, cache: Path) -> list[Path]:
+    """What no list under `root` needs now: entries of lists, segments, drafts of killed builders.
 
-    This also removes the drafts of killed builders, so do not prune while a cache is being built.
-    Images of another data folder in a shared cache are removed too, and built again when needed.
+    Only folders that carry the mark of a cache are looked into, and only at what a cache has in it.
+    Images of another data folder in a shared cache are not needed either.
     """
     stamps = {f"{name}-{stamp}.npz" for name, stamp in _stamps(root)}
-    before = sum(view.bytes for view in usage(cache))
+    found: list[Path] = []
     for home in _views(cache):
         used: set[str] = set()
-        for entry in (home / LISTS).glob("*.npz"):
+        for entry in sorted((home / LISTS).glob("*.npz")):
             try:
                 if entry.name not in stamps:
                     raise ValueError("of a list that has changed")
                 with np.load(entry, allow_pickle=False) as file:
                     used |= set(file["segments"].tolist())
             except DAMAGE:
-                entry.unlink(missing_ok=True)
-        for folder in home.iterdir():
-            draft = folder.name.startswith(DRAFT)
-            if folder.is_dir() and folder.name != LISTS and (draft or folder.name not in used):
-                shutil.rmtree(folder, ignore_errors=True)
-        if not used:
-            shutil.rmtree(home, ignore_errors=True)
-    return before - sum(view.bytes for view in usage(cache))
+                found.append(entry)
+        found += [folder for folder in segments_of(home) if folder.name not in used]
+        found += sorted(home.glob(f"{DRAFT}*"))
+    return found
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove what `unneeded` has found; not while a cache is built, for its draft may be there."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def unmarked(cache: Path) -> list[Path]:
+    """Folders called like a view's that do not carry the mark: somebody's own, or of old code."""
+    named = (path.parent for path in cache.glob(f"v*/{LISTS}"))
+    return sorted(path for path in named if not _is_marked(path))
 
 
 def _views(cache: Path) -> list[Path]:
-    return sorted(path.parent for path in cache.glob(f"v*/{LISTS}"))
+    return sorted(path.parent for path in cache.glob(f"v*/{MARKER}") if _is_marked(path.parent))
+
+
+def _is_marked(home: Path) -> bool:
+    try:
+        return read_bytes(home / MARKER, 4096).decode() == SIGNATURE
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _stamps(root: Path) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ Exit code 0: all is well; 1: something in the data is wrong; 2: the command is.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -60,7 +61,8 @@ def add(commands: flags.Commands) -> None:
     c.add_argument("folder", type=Path, metavar="DIR", help="the data folder")
     c.add_argument("--cache", type=Path, metavar="DIR", help="default DIR/.cache")
     c.add_argument("--size", action="store_true", help="how large it is (the default)")
-    c.add_argument("--prune", action="store_true", help="remove what no list here needs any more")
+    c.add_argument("--prune", action="store_true", help="list what no list here needs, and ask")
+    c.add_argument("--yes", action="store_true", help="with --prune: remove it without asking")
 
 
 def _must_exist(folder: Path) -> None:
@@ -129,6 +131,32 @@ def check(arguments: argparse.Namespace, console: Console) -> int:
     return 1 if wrong else 0
 
 
+def _prune(arguments: argparse.Namespace, folder: Path, console: Console) -> None:
+    """List what is not needed any more, and remove it if that is wanted."""
+    from ...benchmarks.data import upkeep
+
+    for path in upkeep.unmarked(folder):
+        text = f"left alone  {path}: not marked as a cache of this project"
+        console.print(text, style="yellow", markup=False, soft_wrap=True)
+    paths = upkeep.unneeded(arguments.folder, folder)
+    total = 0
+    for path in paths:
+        size = upkeep.size_of(path)
+        total += size
+        console.print(f"{size / 2**20:8.1f} MiB  {path}", markup=False, soft_wrap=True)
+    console.print(f"{total / 2**20:8.1f} MiB in {len(paths)} places that no list needs")
+    if not paths:
+        return
+    if not arguments.yes:
+        if not sys.stdin.isatty():
+            raise InputError("--prune: nothing was removed; --yes removes what is listed above")
+        if console.input("Remove them? [y/N] ").strip().lower() not in ("y", "yes"):
+            console.print("nothing was removed")
+            return
+    upkeep.remove(paths)
+    console.print(f"{total / 2**20:.1f} MiB freed")
+
+
 def cache(arguments: argparse.Namespace, console: Console) -> int:
     """Say how large the decoded images are; tidy them up."""
     _must_exist(arguments.folder)
@@ -136,8 +164,7 @@ def cache(arguments: argparse.Namespace, console: Console) -> int:
 
     folder = arguments.cache or arguments.folder / ".cache"
     if arguments.prune:
-        freed = upkeep.prune(arguments.folder, folder)
-        console.print(f"{freed / 2**20:.1f} MiB freed")
+        _prune(arguments, folder, console)
     table = Table("view", "lists", "images", "MiB", box=None)
     views = upkeep.usage(folder)
     for view in views:

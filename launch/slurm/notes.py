@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...benchmarks.files import write_text
+from ...benchmarks.files import read_bytes, write_text
 from ..claims import Holder, this_process
 from . import squeue
 
@@ -54,7 +54,7 @@ class Note:
         Raises:
             OSError, ValueError, TypeError, KeyError: it cannot be read, or is no note.
         """
-        content = json.loads(path.read_text())
+        content = json.loads(read_bytes(path, 2**26))
         return cls(path=path, **{**content, "by": Holder.from_dict(content["by"])})
 
     @property

@@ -1,6 +1,7 @@
 """The pixel cache: decoded once, shared by all, built again when the data changes."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -80,6 +81,30 @@ def test_a_damaged_cache_is_built_again(small_data, file):
     path.write_bytes(b"x" * 500)
     again = data.open_split(small_data, TASK, "trainval", VIEW, smoke=True)
     assert np.array_equal(again.images, images)
+
+
+@pytest.mark.parametrize("what", ["behind", "before", "no segment", "elsewhere"])
+def test_an_entry_that_points_elsewhere_is_built_again(small_data, what, tmp_path):
+    settled(small_data)
+    images = np.array(data.open_split(small_data, TASK, "trainval", VIEW, smoke=True).images)
+    (entry,) = (small_data / ".cache").rglob("demo-digits-*.npz")
+    with np.load(entry) as file:
+        arrays = {key: file[key] for key in file.files}
+    (segment,) = arrays["segments"]
+    own = cache.view_folder(small_data / ".cache", VIEW)
+    shutil.copytree(own / segment, tmp_path / "elsewhere")
+    if what == "behind":
+        arrays["row"][3] = 16
+    elif what == "before":
+        arrays["row"][3] = -1
+    elif what == "no segment":
+        arrays["which"][3] = -1
+    else:
+        arrays["segments"] = np.array([os.path.relpath(tmp_path / "elsewhere", own)])
+    np.savez(entry, **arrays)
+    again = data.open_split(small_data, TASK, "trainval", VIEW, smoke=True)
+    assert np.array_equal(again.images, images)
+    assert (tmp_path / "elsewhere" / "pixels.bin").exists()
 
 
 def test_tasks_and_splits_with_the_same_images_store_them_once(tmp_path):
@@ -169,5 +194,5 @@ def test_a_truncated_image_is_named_and_leaves_no_cache(small_data, keep):
     image.write_bytes(image.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"200.txt:8: .*000007.png: cannot be decoded"):
         data.open_split(small_data, TASK, "trainval", VIEW, smoke=True)
-    left = [p.name for p in (small_data / ".cache").rglob("*") if p.is_file()]
-    assert left == [".lock"]
+    left = {p.name for p in (small_data / ".cache").rglob("*") if p.is_file()}
+    assert left == {".lock", "CACHEDIR.TAG"}

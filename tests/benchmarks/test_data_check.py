@@ -143,7 +143,7 @@ def test_missing_and_broken_images_are_named(copied):
     out = told(check())
     assert f"{folder}/test.txt:4: no such file {images}/000003.jpg" in out
     assert f"{folder}/test.txt:5: {images}/000004.jpg: cannot be decoded" in out
-    assert f"{folder}/test.txt:7: {images}/000006.jpg: cannot be decoded: no image that" in out
+    assert f"{folder}/test.txt:7: {images}/000006.jpg: cannot be decoded: none of JPEG, PNG," in out
 
 
 def test_test_images_that_are_in_train_are_named(copied):
@@ -223,6 +223,47 @@ def write_one(root: Path) -> None:
     write_task(root, VTAB, "kitti", SMALL)
 
 
+THESIS = ("v1/lists/a.npz", "v2-final/lists/b.npz", "v2-final/chapter.tex")
+
+
+@pytest.mark.parametrize("tag", ["", "Signature: 8a477f597d28d172789f06886806bc55\n# of tar\n"])
+def test_prune_touches_nothing_that_is_not_ours(tag, tmp_path, capsys):
+    """A thesis in folders called as a cache's, the data folder itself, another program's cache."""
+    write_one(tmp_path)
+    for name in THESIS:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("three years")
+        if tag:
+            (tmp_path / name.partition("/")[0] / "CACHEDIR.TAG").write_text(tag)
+    (tmp_path / VTAB / "lists").mkdir()
+    before = {path: path.stat() for path in tmp_path.rglob("*")}
+    words = ["data", "cache", str(tmp_path), "--cache", str(tmp_path), "--prune", "--yes"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert {path: path.stat() for path in tmp_path.rglob("*")} == before
+    for name in ("v1", "v2-final", VTAB):
+        assert f"left alone  {tmp_path / name}: not marked" in said
+    assert "0.0 MiB in 0 places that no list needs" in said
+
+
+def test_prune_leaves_what_a_cache_does_not_have(tmp_path, capsys):
+    write_one(tmp_path)
+    data.open_split(tmp_path, tasks.get(VTAB, "kitti"), "test", View(8), smoke=True)
+    (home,) = (tmp_path / ".cache").iterdir()
+    (home / "my-notes").mkdir()
+    (home / "my-notes" / "text").write_text("kept")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "index.npz").write_text("kept")
+    (home / "abcdef0123456789").symlink_to(outside)
+    shutil.rmtree(tmp_path / VTAB)
+    (tmp_path / VTAB).mkdir()
+    assert main(["data", "cache", str(tmp_path), "--prune", "--yes"]) == 0
+    assert not list(home.rglob("pixels.bin"))
+    assert (home / "my-notes" / "text").read_text() == "kept"
+    assert (outside / "index.npz").read_text() == "kept"
+
+
 def test_layout_names_every_task(capsys):
     assert main(["data", "layout"]) == 0
     out = capsys.readouterr().out
@@ -240,12 +281,17 @@ def test_the_cache_is_measured_and_pruned(tmp_path, capsys):
     assert main(["data", "cache", str(tmp_path), "--size"]) == 0
     assert "v2-squash-16-bicubic  1      10" in capsys.readouterr().out
     pixels = sorted((tmp_path / ".cache").rglob("pixels.bin"))
-    assert main(["data", "cache", str(tmp_path), "--prune"]) == 0
+    assert main(["data", "cache", str(tmp_path), "--prune", "--yes"]) == 0
     assert sorted((tmp_path / ".cache").rglob("pixels.bin")) == pixels
     for path in (tmp_path / VTAB / "kitti/images/test").iterdir():
         Image.new("RGB", (9, 9), (int(path.stem), 0, 0)).save(path)
         os.utime(path, (2, 2))
     data.open_split(tmp_path, task, "test", View(8), smoke=True)
-    assert main(["data", "cache", str(tmp_path), "--prune"]) == 0
+    before = sorted((tmp_path / ".cache").rglob("*"))
+    assert main(["data", "cache", str(tmp_path), "--prune"]) == 2  # nobody there to ask
+    out, error = capsys.readouterr()
+    assert "nothing was removed; --yes removes what is listed above" in error
+    assert str(pixels[0].parent) in out and sorted((tmp_path / ".cache").rglob("*")) == before
+    assert main(["data", "cache", str(tmp_path), "--prune", "--yes"]) == 0
     left = list((tmp_path / ".cache").rglob("pixels.bin"))
     assert len(left) == 1 and left[0] not in pixels

@@ -431,6 +431,7 @@ PATHS = [  # recipe, method, options, task; what the loop had done otherwise bef
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe, method, options, task", PATHS)
 def test_the_trainer_goes_where_the_published_loop_goes(recipe, method, options, task):
     """All epochs, a few images; what is drawn at random (dropout, crops, mixing) is off."""
