@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import yaml
 from ..methods.errors import ConfigError
 
 MOST_YAML = 2**20  # bytes
+MOST_NODES = 100_000
 ABANDONED = 3600  # seconds after which nobody can still be writing a draft
 
 
@@ -86,14 +88,82 @@ def remove_drafts(folder: Path) -> None:
                 draft.unlink()
 
 
+class _Strict(yaml.SafeLoader):
+    """YAML without its surprises.
+
+    A key twice is an error, not the last of the two. 064 is no number (YAML 1.1: 52), nor is 1:30
+    (90); yes, no, on and off are words; a date is text; what is not finite is no number.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r}: expected a word or a number", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Strict.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0].rpartition(":")[2] in ("null", "merge")]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?((0|[1-9][0-9]*)\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?"
+        r"|(0|[1-9][0-9]*)[eE][-+]?[0-9]+)",
+        "-+.0123456789",
+    ),
+):
+    _Strict.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^({_pattern})$"), list(_first)
+    )
+
+
+def _count(content: Any) -> None:
+    """Raise ValueError if a document has more nodes than a person writes (aliases of aliases)."""
+    left, waiting = MOST_NODES, [content]
+    while waiting:
+        left -= 1
+        if left < 0:
+            raise ValueError(f"more than {MOST_NODES:,} values")
+        node = waiting.pop()
+        if isinstance(node, dict):
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+
+
+def scalar(text: str) -> Any:
+    """A value from the command line as YAML has it: a number, true, null, a list, else text."""
+    try:
+        return yaml.load(text, _Strict)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
+    """A YAML file that holds a mapping, read strictly; see `_Strict`.
 
     Raises:
-        ConfigError: there is no such file, or it is not YAML (names the line), or not a mapping.
+        ConfigError: there is no such file, or it is not YAML (names the line), or not a mapping, or
+            it grows beyond all bounds.
     """
     try:
-        content = yaml.safe_load(read_bytes(path, MOST_YAML).decode("utf-8"))
+        content = yaml.load(read_bytes(path, MOST_YAML).decode("utf-8"), _Strict)
+        _count(content)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text: {error.reason}") from None
     except OSError as error:
@@ -101,7 +171,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise ConfigError(f"{path}{line}: not YAML: {problem}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not YAML: nested too deeply") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: found {type(content).__name__}, expected a mapping")
     return content

@@ -26,11 +26,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from ..methods.errors import ConfigError, nearest
 from .config import Recipe, recipe_from, typed
-from .files import read_yaml
+from .files import read_yaml, scalar
 from .tasks import Task, benchmarks, get
 
 FOLDER = Path(__file__).with_name("recipes")
@@ -139,10 +137,7 @@ def overrides(words: list[str]) -> dict[str, Any]:
         key, sign, text = word.partition("=")
         if not sign or not text:
             raise ConfigError(f"--set: found {word!r}, expected KEY=VALUE, as in lr=1e-3")
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):  # ValueError: no date, though it looks like one
-            value = text
+        value = scalar(text)
         if (key, value) != ("hflip", "where_safe"):
             value = typed({key: value}, "--set")[key]
         values[key] = value

@@ -117,6 +117,18 @@ class RunRecord:
             **more,
         )
 
+    def _check_scores(self) -> None:
+        """Raise RecordError unless the scores of a finished run are percentages that can be."""
+        needed = "top1_last" if self.config.eval_split == "test" else "top1_val"
+        for key in ("top1_last", "top1_best_10", "top1_best_test", "top1_val"):
+            value = getattr(self, key)
+            if (value is not None or key == needed) and not _is_percentage(value):
+                raise RecordError(f"damaged: {key} {value!r}")
+        order = [self.top1_last, self.top1_best_10, self.top1_best_test]
+        known = [value for value in order if value is not None]
+        if known != sorted(known):
+            raise RecordError(f"damaged: the best of its scores {known} is not the last")
+
     @property
     def done(self) -> bool:
         return self.status == "done"
@@ -187,9 +199,8 @@ class RunRecord:
             values[name] = tuple(values[name] or ())
         values |= {k: sys.intern(v) for k, v in values.items() if type(v) is str}
         record = cls(**values)
-        key = "top1_last" if record.config.eval_split == "test" else "top1_val"
-        if record.done and not _is_percentage(getattr(record, key)):
-            raise RecordError(f"damaged: {key} {getattr(record, key)!r}")
+        if record.done:
+            record._check_scores()
         if record.status == "failed" and record.reason is None:
             record = record.replace(reason=_reason_of_old(record.error))
         return record
@@ -337,18 +348,15 @@ class Results:
     def _glance(self, run_id: str) -> Glance | None:
         try:
             with open_regular(self.path(run_id), MOST_OF_A_RECORD) as file:
-                content, written = orjson.loads(file.read()), os.fstat(file.fileno()).st_mtime
-            if content["schema"] != SCHEMA or content["run_id"] != run_id:
-                return None
-            if content["status"] not in typing.get_args(Status):
-                return None
-            return Glance(
-                content["status"],
-                float(content.get("seconds_total") or 0),
-                written,
-                content.get("method_code"),
-                content.get("weights_fingerprint"),
-                content.get("data_fingerprint"),
-            )
-        except (OSError, ValueError, KeyError, TypeError):
+                raw, written = file.read(), os.fstat(file.fileno()).st_mtime
+            record = RunRecord.from_json(raw, run_id, curve=False)
+        except (OSError, RecordError):
             return None
+        return Glance(
+            record.status,
+            record.seconds_total or 0.0,
+            written,
+            record.method_code,
+            record.weights_fingerprint,
+            record.data_fingerprint,
+        )

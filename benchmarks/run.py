@@ -101,6 +101,8 @@ def _run(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     recipe = config.recipe
+    if context.weights == "random" and not config.smoke:
+        raise InputError("--weights random makes no result; add --smoke")
     backbone = _with_method(config, context)
     model = backbone.model.to(device)
     started = time.perf_counter()

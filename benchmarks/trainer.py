@@ -24,7 +24,7 @@ from .resume import Resume, TrainingState
 
 
 class Diverged(RuntimeError):
-    """The loss became NaN or infinite."""
+    """The loss, or a logit in scoring, is NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def train(
             generator.
 
     Raises:
-        Diverged: the loss is not finite; says in which epoch and at which learning rate.
+        Diverged: the loss is not finite (says in which epoch and at which learning rate), or a
+            logit in scoring.
     """
     how = how or Procedure()
     device, micro_batch, plain = next(model.parameters()).device, how.micro_batch, how.plain
@@ -165,15 +166,24 @@ def accuracy(
     pixels: Pixels,
     batch_size: int = 256,
 ) -> float:
-    """Top-1 accuracy on a split in percent, without flips."""
+    """Top-1 accuracy on a split in percent, without flips.
+
+    Raises:
+        Diverged: a logit is not finite.
+    """
     device = next(model.parameters()).device
     model.eval()
     correct = torch.zeros((), dtype=torch.long, device=device)
+    finite = torch.ones((), dtype=torch.bool, device=device)
     for start in range(0, len(split.labels), batch_size):
         x = pixels(to_device(split.images[start : start + batch_size], device))
         y = upload(torch.from_numpy(split.labels[start : start + batch_size].copy()), device)
         with autocast(recipe, device):
-            correct += (model(x).argmax(dim=1) == y).sum()
+            logits = model(x)
+        finite &= logits.isfinite().all()
+        correct += (logits.argmax(dim=1) == y).sum()
+    if not finite:  # argmax would call a NaN the first class
+        raise Diverged("the logits of images to be scored are not finite")
     return 100.0 * correct.item() / len(split.labels)
 
 

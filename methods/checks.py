@@ -1,10 +1,16 @@
 """Values from YAML and the command line, checked against a type."""
 
+import re
 import types
 import typing
 from typing import Any
 
 from .errors import InputError
+
+NUMBERS = {  # as text: plain ASCII, no leading zeros, no underscores, nothing that is not finite
+    int: re.compile(r"[-+]?(0|[1-9][0-9]*)"),
+    float: re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?"),
+}
 
 
 def checked(where: str, value: Any, kind: Any) -> Any:
@@ -29,11 +35,12 @@ def checked(where: str, value: Any, kind: Any) -> Any:
         if isinstance(items, list | tuple):
             return tuple(checked(where, item, arguments[0]) for item in items)
     elif kind in (int, float) and not isinstance(value, bool):
+        written = not isinstance(value, str) or NUMBERS[kind].fullmatch(value)
         try:
-            number = kind(value)
-            if not isinstance(value, float) or number == value:  # 2.5 is no int
-                return number
-        except (TypeError, ValueError):
+            number = kind(value) if written and len(str(value)) < 400 else None
+            if number is not None and (not isinstance(value, float) or number == value):
+                return number  # 2.5 is no int
+        except (TypeError, ValueError, OverflowError):
             pass
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-import yaml
-
 from .. import methods
 from ..benchmarks import recipes, tasks
 from ..benchmarks.config import Recipe, RunConfig
+from ..benchmarks.files import scalar
 from ..benchmarks.tasks import Task
 from ..methods.errors import ConfigError, InputError, nearest
 from .specs import ORDERS, Profile, Row, Spec
@@ -60,7 +59,7 @@ class OptionChange:
             raise ConfigError(
                 f"--option: {option!r} is a recipe key; change it with --set {option}={value}"
             )
-        return cls(row or None, option, tuple(map(_scalar, parts)))
+        return cls(row or None, option, tuple(map(scalar, parts)))
 
     def chosen(self, rows: Iterable[Row]) -> list[Row]:
         """The rows that the change is about; upper and lower case are the same."""
@@ -71,13 +70,6 @@ class OptionChange:
             if named:
                 return named
         return []
-
-
-def _scalar(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # ValueError: no date, though it looks like one
-        return text
 
 
 def _kinds(option: str) -> list[Any]:

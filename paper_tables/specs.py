@@ -206,7 +206,10 @@ def profile(name: str) -> Profile:
     content = read_yaml(PROFILES)
     if name not in content:
         raise ConfigError(f"unknown profile {name!r}; {nearest(name, content)}")
-    return Profile(**{**content[name], "name": name, "seeds": tuple(content[name]["seeds"])})
+    seeds = tuple(content[name]["seeds"])
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{PROFILES}: {name}: seeds: found {list(seeds)}, expected each once")
+    return Profile(**{**content[name], "name": name, "seeds": seeds})
 
 
 def profiles() -> list[str]:

@@ -221,6 +221,8 @@ def tables(arguments: argparse.Namespace) -> tuple[TableRequest, ...]:
 def context(arguments: argparse.Namespace, results: Path, plugins: tuple[Path, ...]) -> RunContext:
     """Of the flags of `add_context`; without --data it has the folder that a benchmark fills."""
     weights = arguments.weights
+    if weights == "random" and not arguments.smoke:
+        raise ConfigError("--weights random makes no result; add --smoke")
     if weights and Path(weights).exists():
         weights = str(Path(weights).resolve())
     return RunContext(

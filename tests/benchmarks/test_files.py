@@ -67,6 +67,74 @@ def test_settings_and_recipes(kind, tmp_path):
         read_yaml(path)
 
 
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("a: 12", 12),
+        ("a: -3", -3),
+        ("a: 1.5", 1.5),
+        ("a: 5e-4", 5e-4),
+        ("a: 5.0e-4", 5e-4),
+        ("a: .5", 0.5),
+        ("a: true", True),
+        ("a: null", None),
+        ("a: ~", None),
+        ("a: [1, x]", [1, "x"]),
+        ("a: 064", "064"),  # YAML 1.1: 52
+        ("a: 1:30", "1:30"),  # 90
+        ("a: 0x10", "0x10"),
+        ("a: 1_000", "1_000"),
+        ("a: yes", "yes"),
+        ("a: off", "off"),
+        ("a: 2024-01-02", "2024-01-02"),
+        ("a: .inf", ".inf"),
+        ("a: .nan", ".nan"),
+        ("a: &x {b: 1, c: 2}\nd: {<<: *x, c: 3}", {"b": 1, "c": 2}),
+        ("a: {3: 1}", {3: 1}),
+    ],
+)
+def test_yaml_has_no_surprises(text, value, tmp_path):
+    (tmp_path / "a.yaml").write_text(text)
+    found = read_yaml(tmp_path / "a.yaml")["a"]
+    assert found == value and type(found) is type(value)
+
+
+LAUGHS = "\n".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: 1\nb: 2\na: 3\n", r"a.yaml:3: not YAML: key 'a' twice"),
+        ("x:\n  a: 1\n  b: {c: 1, c: 2}\n", r"a.yaml:3: not YAML: key 'c' twice"),
+        ("[1, 2]: 3\n", r"a.yaml:1: not YAML: key \[1, 2\]: expected a word or a number"),
+        ("1.5: 3\n", r"a.yaml:1: not YAML: key 1.5: expected a word or a number"),
+        ("a: !!python/object/apply:os.system [true]\n", r"a.yaml:1: not YAML: could not determine"),
+        ("a: [\n", r"a.yaml:2: not YAML: "),
+        ("a: *nowhere\n", r"a.yaml:1: not YAML: found undefined alias"),
+        ("- a\n", r"a.yaml: found list, expected a mapping"),
+        ("a: " + "[" * 5000 + "]" * 5000, r"a.yaml: not YAML: nested too deeply"),
+        (LAUGHS, r"a.yaml: more than 100,000 values"),
+        ("a: \x01", r"a.yaml: not YAML: "),
+    ],
+)
+def test_what_is_wrong_in_yaml_is_one_line(text, message, tmp_path):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as raised:
+        read_yaml(tmp_path / "a.yaml")
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("raw", [b"\xff\xfea\x00", b"a: \xe9\n", bytes(2**20 + 1)])
+def test_what_is_no_text_is_no_yaml(raw, tmp_path):
+    (tmp_path / "a.yaml").write_bytes(raw)
+    with pytest.raises(ConfigError, match=r"a.yaml: (not UTF-8 text|cannot be read: 1,048,577 b)"):
+        read_yaml(tmp_path / "a.yaml")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("where", ["train800val200.txt", "images/train800val200/000003.png"])
 def test_lists_and_images(kind, where, tmp_path):

@@ -172,6 +172,14 @@ def test_the_reason_of_an_old_failure_is_told_by_its_text(small_config, error, r
         ({"top1_last": None}, "damaged: top1_last None"),
         ({"top1_last": 100.5}, "damaged: top1_last 100.5"),
         ({"top1_last": True}, "damaged: top1_last True"),
+        ({"top1_best_test": 1000}, "damaged: top1_best_test 1000"),
+        ({"top1_best_10": -5.0}, "damaged: top1_best_10 -5.0"),
+        ({"top1_val": "60"}, "damaged: top1_val '60'"),
+        (
+            {"top1_best_test": 62.0},
+            r"damaged: the best of its scores \[62.5, 62.0\] is not the last",
+        ),
+        ({"top1_best_10": 70.5}, r"damaged: the best of its scores \[62.5, 70.5, 70.0\] is not"),
     ],
 )
 def test_what_is_no_record_of_this_run_is_named(done, change, message):
@@ -267,12 +275,14 @@ def test_a_glance_tells_what_parsing_tells(done, small_config, tmp_path):
     for record in (done, RunRecord.failed(failed, "no luck", seconds_total=None)):
         results.write(record)
     damaged = {}
-    for seed, text in ((2, "{"), (3, "[]"), (4, done.to_json())):
+    impossible = dataclasses.replace(small_config, seed=6)
+    too_good = done.replace(config=impossible, run_id=impossible.run_id, top1_last=1000.0).to_json()
+    for seed, text in ((2, "{"), (3, "[]"), (4, done.to_json()), (6, too_good)):
         run_id = dataclasses.replace(small_config, seed=seed).run_id
         damaged[run_id] = results.path(run_id).write_text(text)
     missing = dataclasses.replace(small_config, seed=5).run_id
     ids = [path.stem for path in results.files()]
-    assert len(ids) == len(V1) + 5
+    assert len(ids) == len(V1) + 6
     glances = results.glance([*ids, missing])
     for run_id in [*ids, missing]:
         record = results.read(run_id)

@@ -185,6 +185,14 @@ def test_a_frozen_backbone_never_runs_its_own_dropout(small_config):
         assert torch.equal(model(x), model(x))
 
 
+def test_random_weights_make_no_result(small_config, small_data):
+    context = RunContext(small_data, weights="random")
+    assert run.execute(small_config, context).done  # a smoke run
+    record = run.execute(dataclasses.replace(small_config, smoke=False), context)
+    assert record.error == "InputError: --weights random makes no result; add --smoke"
+    assert record.reason == "bad_input"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", methods.names())
 def test_every_method_trains_and_scores_a_full_size_vit_b(method, tmp_path):

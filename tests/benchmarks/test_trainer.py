@@ -106,6 +106,23 @@ def test_a_loss_that_is_no_number_stops_the_run():
         run(dataclasses.replace(SHORT, lr=1e30, optimizer="sgd"))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_have_no_accuracy(value):
+    """argmax calls a NaN the first class; here the loss is still finite when it breaks."""
+
+    class Breaks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, x):
+            y = self.inner(x)
+            return y if self.training else y.masked_fill(y == y.max(), value)
+
+    with pytest.raises(Diverged, match="the logits of images to be scored are not finite"):
+        run(SHORT, Breaks())
+
+
 def test_gradients_are_clipped():
     recipe = dataclasses.replace(
         SHORT, optimizer="sgd", momentum=0.0, epochs=1, batch_size=32, lr=1.0, weight_decay=0.0

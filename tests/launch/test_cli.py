@@ -71,6 +71,10 @@ BAD = {
     "no table": (("sweep",), "the following arguments are required: --table"),
     "table": (("sweep", "--table", "7"), "unknown table '7'"),
     "flag": (("sweep", "--table", "2", "--rows", "x", "--nope"), "unrecognized arguments: --nope"),
+    "random weights": (
+        ("sweep", "--table", "2", "--weights", "random"),
+        "--weights random makes no result; add --smoke",
+    ),
     "set an option": (
         ("sweep", "--table", "2", "--set", "rank=4"),
         "--set: 'rank' is an option of arc, fact, lora; use --option lora.rank=...",

@@ -40,7 +40,7 @@ BAD = {
     "cpus: many": "cpus: found 'many', expected int",
     "cpus: 0": "cpus: found 0, expected 1 or more",
     "prior: {begin: 1}": "prior: unknown key 'begin'",
-    "sbatch: yes": "sbatch: found True, expected key: value pairs",
+    "sbatch: yes": "sbatch: found 'yes', expected key: value pairs",
     "setup: module load cuda": "expected a list of lines",
     "a: [": "not YAML",
 }

@@ -45,7 +45,7 @@ def ids(asked: TableRequest, row: str) -> list[str]:
         ("lora.rank=2, 4", "lora", "rank", (2, 4)),
         ("lora.rank=2;4", "lora", "rank", (2, 4)),
         ("lora.alpha=null", "lora", "alpha", (None,)),
-        ("lora.dropout=0.1,5e-2", "lora", "dropout", (0.1, "5e-2")),  # YAML reads 5e-2 as text
+        ("lora.dropout=0.1,5e-2", "lora", "dropout", (0.1, 0.05)),  # YAML reads 5e-2 as text
         ("adapter.init=zero", "adapter", "init", ("zero",)),
         ("lora.targets=q,v", "lora", "targets", ("q,v",)),
         ("lora.targets=q,v;q,k,v", "lora", "targets", ("q,v", "q,k,v")),
