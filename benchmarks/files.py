@@ -28,19 +28,38 @@ def replacing(path: Path) -> Iterator[Path]:
     begin with a dot. After an exception the draft is removed; `remove_drafts` removes those of
     killed processes.
     """
+    with _draft_of(path) as draft:
+        yield draft
+        _settle(draft)
+        os.replace(draft, path)
+
+
+@contextmanager
+def drafting(path: Path, text: str) -> Iterator[Path]:
+    """Give a finished draft beside `path` with this text, to be linked there; then remove it."""
+    with _draft_of(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+        _settle(draft)
+        yield draft
+
+
+@contextmanager
+def _draft_of(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     os.close(handle)
     draft = Path(name)
     try:
         yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.chmod(0o644)
-        os.replace(draft, path)
-    except BaseException:
+    finally:
         draft.unlink(missing_ok=True)
-        raise
+
+
+def _settle(draft: Path) -> None:
+    """See that the content is on the disk before anything calls it by its final name."""
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    draft.chmod(0o644)
 
 
 def read_bytes(path: Path, most: int) -> bytes:

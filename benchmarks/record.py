@@ -8,6 +8,7 @@ someone asks for it. results/README.md describes the fields and the schema. No o
 what a record looks like on disk. Nothing here needs torch.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -23,7 +24,7 @@ from typing import Any, Literal
 import orjson
 
 from .config import Recipe, RunConfig
-from .files import open_regular, read_bytes, remove_drafts, write_text
+from .files import drafting, open_regular, read_bytes, remove_drafts
 
 SCHEMA = 1
 MOST_OF_A_RECORD = 2**26  # bytes
@@ -265,6 +266,14 @@ def _content(path: Path) -> bytes:
     return read_bytes(path, MOST_OF_A_RECORD)
 
 
+def _record_in(path: Path, run_id: str) -> RunRecord | None:
+    """The run's record in a file; None if it holds no valid one."""
+    try:
+        return RunRecord.from_json(_content(path), run_id)
+    except (OSError, RecordError):
+        return None
+
+
 class Results:
     """A folder of records."""
 
@@ -277,18 +286,37 @@ class Results:
 
     def read(self, run_id: str) -> RunRecord | None:
         """The record, or None if there is no valid one."""
-        try:
-            return RunRecord.from_json(_content(self.path(run_id)), run_id)
-        except (OSError, RecordError):
-            return None
+        return _record_in(self.path(run_id), run_id)
 
     def write(self, record: RunRecord) -> Path:
-        """Write a record, whole or not at all."""
+        """Write a record, whole or not at all; the first record of a finished run stays.
+
+        The last step is a hard link, which fails where a file is. So a process that was held up
+        between its last look and this step, for however long, replaces nothing but a failure.
+        """
         path = self.path(record.run_id)
-        if path.exists() and self.read(record.run_id) is None:
-            self.put_aside(record.run_id)  # of another schema, or damaged: never lost
-        write_text(path, record.to_json())
-        return path
+        with drafting(path, record.to_json()) as draft:
+            while True:
+                try:
+                    os.link(draft, path)
+                    return path
+                except FileExistsError:
+                    if not self._make_way(path, record.run_id):
+                        return path
+
+    def _make_way(self, path: Path, run_id: str) -> bool:
+        """Move what is there out of the way, unless it is the record of a finished run."""
+        there = self.read(run_id)
+        if there is not None and there.done:
+            return False
+        aside = self.put_aside(run_id)
+        moved = _record_in(aside, run_id) if aside else None
+        if aside is not None and moved is not None:  # else it cannot be read: it stays aside
+            if moved.done:  # written since we looked: back with it
+                with contextlib.suppress(FileExistsError):
+                    os.link(aside, path)
+            aside.unlink()
+        return True
 
     def put_aside(self, run_id: str) -> Path | None:
         """Move a record out of the way, so that its run is done again; nothing is overwritten.
@@ -298,17 +326,19 @@ class Results:
         """
         aside = self.folder / "aside"
         aside.mkdir(parents=True, exist_ok=True)
-        names = (aside / f"{run_id}.{number}.json" for number in itertools.count(1))
-        for path in names:
+        for number in itertools.count(1):
+            path = aside / f"{run_id}.{number}.json"
             try:
-                os.link(self.path(run_id), path)
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             except FileExistsError:
                 continue
+            try:
+                os.rename(self.path(run_id), path)
             except FileNotFoundError:
+                path.unlink()
                 return None
-            self.path(run_id).unlink(missing_ok=True)
             return path
-        return None
+        raise AssertionError("numbers have ended")
 
     def clean(self) -> None:
         """Remove drafts left by killed writers."""

@@ -78,6 +78,10 @@ def do(
         if not claims.holds(config.run_id):
             return Taken()
         results.write(record)
+        kept = results.read(config.run_id)
+        if kept is not None and kept != record:  # this process was thought dead for a while
+            print(f"{config.run_id}: another process was faster; its record counts", flush=True)
+            return Finished(kept)
         Memory(claims.results).learn(stamp, record.weights_fingerprint)
         run.forget(config, context)
         return Finished(record)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -264,6 +266,68 @@ def test_a_record_that_cannot_be_read_is_never_written_over(done, tmp_path):
     assert results.read(done.run_id) == done
     (aside,) = (tmp_path / "aside").iterdir()
     assert aside.read_text() == text
+
+
+def kept_aside(results: Results) -> list[Path]:
+    folder = results.folder / "aside"
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def test_the_first_record_of_a_finished_run_stays(done, tmp_path):
+    """A process that was frozen and thought dead comes back after its run was done by another."""
+    results = Results(tmp_path)
+    results.write(done)
+    results.write(done.replace(top1_last=10.0, host="the ghost"))
+    results.write(RunRecord.failed(done.config, "the ghost failed"))
+    assert results.read(done.run_id) == done and kept_aside(results) == []
+    assert list(results.runs.iterdir()) == [results.path(done.run_id)]
+
+
+def test_a_failure_gives_way(done, tmp_path):
+    results = Results(tmp_path)
+    results.write(RunRecord.failed(done.config, "first"))
+    results.write(RunRecord.failed(done.config, "second"))
+    assert results.read(done.run_id).error == "second"
+    results.write(done)
+    assert results.read(done.run_id) == done and kept_aside(results) == []
+
+
+@pytest.mark.parametrize("between", ["look", "move"])
+def test_a_record_written_just_before_the_last_step_stays(done, tmp_path, monkeypatch, between):
+    """The slower process has looked and seen a failure, or nothing; then the faster one writes."""
+    results, slow = Results(tmp_path), Results(tmp_path)
+    late = done.replace(top1_last=10.0)
+    if between == "look":
+        results.write(RunRecord.failed(done.config, "no luck"))
+
+        def stale(run_id):
+            monkeypatch.undo()
+            seen = slow.read(run_id)
+            results.write(done)
+            return seen
+
+        monkeypatch.setattr(slow, "read", stale)
+    else:
+        link = os.link
+
+        def frozen(draft, path):
+            monkeypatch.undo()
+            results.write(done)
+            link(draft, path)
+
+        monkeypatch.setattr(os, "link", frozen)
+    slow.write(late)
+    assert results.read(done.run_id) == done and kept_aside(results) == []
+
+
+def test_many_writers_at_once_leave_one_whole_record(done, tmp_path):
+    results = Results(tmp_path)
+    results.write(RunRecord.failed(done.config, "no luck"))
+    candidates = [done.replace(top1_last=float(i)) for i in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda record: Results(tmp_path).write(record), candidates))
+    assert results.read(done.run_id) in candidates and kept_aside(results) == []
+    assert list(results.runs.iterdir()) == [results.path(done.run_id)]
 
 
 def test_a_glance_tells_what_parsing_tells(done, small_config, tmp_path):
