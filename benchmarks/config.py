@@ -61,6 +61,7 @@ class Recipe:
     # transformers: as Hugging Face's was until 2022 and VPT's code is; see optimization.py
     adamw: Literal["torch", "transformers"] = "torch"
     eps: float = 1e-8  # adamw only
+    mix_batch: int = 0  # images that share a draw of mixup or cutmix; 0: the batch
 
 
 @dataclass(frozen=True)

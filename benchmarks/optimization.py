@@ -1,10 +1,11 @@
 """What happens between gradient and weight: the learning rate of a step, optimisers, weight decay.
 
-Each published loop has its own habits; config.Recipe's keys name them. tests/benchmarks/replays
-drives the loops' own schedulers and optimisers in the published order and compares.
+Each published loop has its own habits; config.Recipe's keys name them. The replays among the tests
+drive the loops' own schedulers and optimisers in the published order and compare.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,8 +56,9 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=True)
-    kind = TransformersAdamW if recipe.adamw == "transformers" else torch.optim.AdamW
-    return kind(groups, lr=recipe.lr, eps=recipe.eps, fused=True)
+    if recipe.adamw == "transformers":
+        return TransformersAdamW(groups, lr=recipe.lr, eps=recipe.eps)
+    return torch.optim.AdamW(groups, lr=recipe.lr, eps=recipe.eps, fused=True)
 
 
 def spared_names(model: nn.Module, recipe: Recipe) -> set[str]:
@@ -71,7 +73,7 @@ def spared_names(model: nn.Module, recipe: Recipe) -> set[str]:
     return {name for name in trained if any(word in name for word in words)}
 
 
-class TransformersAdamW(torch.optim.AdamW):
+class TransformersAdamW(torch.optim.Optimizer):
     """AdamW as Hugging Face's transformers had it until 2022 and VPT's code has it.
 
     Its epsilon joins the root of the *uncorrected* second moment, which makes it larger by
@@ -79,27 +81,38 @@ class TransformersAdamW(torch.optim.AdamW):
 
         w <- w - lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps)
         w <- w - lr weight_decay w
-
-    The first line is torch's fused step with eps / sqrt(1 - beta2^t).
     """
 
-    def __init__(self, params: Any, **more: Any):
-        super().__init__(params, **more)
-        self._kept: list[tuple[float, float]] = []
-        self.register_step_pre_hook(self._before)
-        self.register_step_post_hook(self._after)
-
-    def _before(self, *_: Any) -> None:
-        self._kept = [(group["eps"], group["weight_decay"]) for group in self.param_groups]
-        for group in self.param_groups:
-            group["steps"] = group.get("steps", 0) + 1
-            group["eps"] /= math.sqrt(1 - group["betas"][1] ** group["steps"])
-            group["weight_decay"] = 0.0
+    def __init__(self, params: Any, lr: float, eps: float, weight_decay: float = 0.0):
+        defaults = {"lr": lr, "betas": (0.9, 0.999), "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
-    def _after(self, *_: Any) -> None:
-        for group, (eps, decay) in zip(self.param_groups, self._kept, strict=True):
-            group["eps"], group["weight_decay"] = eps, decay
-            moved = [p for p in group["params"] if p.grad is not None]
-            if decay and moved:
-                torch._foreach_mul_(moved, 1 - group["lr"] * decay)
+    def step(self, closure: Callable[[], Any] | None = None) -> None:
+        """Take a step with every tensor that has a gradient."""
+        for group in self.param_groups:
+            tensors = [p for p in group["params"] if p.grad is not None]
+            if not tensors:
+                continue
+            gradients = [p.grad for p in tensors]
+            for p in tensors:
+                if not self.state[p]:
+                    self.state[p] = {
+                        "step": 0,
+                        "exp_avg": torch.zeros_like(p),
+                        "exp_avg_sq": torch.zeros_like(p),
+                    }
+                self.state[p]["step"] += 1
+            beta1, beta2 = group["betas"]
+            first = [self.state[p]["exp_avg"] for p in tensors]
+            second = [self.state[p]["exp_avg_sq"] for p in tensors]
+            torch._foreach_lerp_(first, gradients, 1 - beta1)
+            torch._foreach_mul_(second, beta2)
+            torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
+            roots = torch._foreach_sqrt(second)
+            torch._foreach_add_(roots, group["eps"])
+            counts = [self.state[p]["step"] for p in tensors]
+            lengths = [math.sqrt(1 - beta2**t) / (1 - beta1**t) for t in counts]
+            torch._foreach_addcdiv_(tensors, first, roots, [-group["lr"] * x for x in lengths])
+            if group["weight_decay"]:
+                torch._foreach_mul_(tensors, 1 - group["lr"] * group["weight_decay"])

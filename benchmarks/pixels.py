@@ -105,13 +105,16 @@ class Feed:
 
 
 class Mixing:
-    """timm's random erasing, mixup and cutmix on a normalised batch; nothing without them.
+    """timm's mixup, cutmix and then random erasing on a normalised batch; nothing without them.
+
+    The order is that of timm's prefetching loader. With the recipe's mix_batch (even), so many
+    images share a draw of mixup or cutmix, as on each of several GPUs.
 
     They draw from the global generators of `random` and NumPy, which each epoch seeds anew.
     """
 
     def __init__(self, recipe: Recipe, classes: int, seed: int, device: torch.device):
-        self.seed, self.erase, self.mix = seed, None, None
+        self.seed, self.erase, self.mix, self.share = seed, None, None, recipe.mix_batch
         if recipe.erasing:
             self.erase = RandomErasing(recipe.erasing, mode="pixel", device=device.type)
         if recipe.mixup or recipe.cutmix:
@@ -128,12 +131,14 @@ class Mixing:
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """float N x 3 x H x W and labels -> the same, or labels as N x C shares of the classes."""
-        if self.erase:
-            x = self.erase(x)
         if self.mix:
             if len(x) % 2:  # timm mixes each image with its counterpart from the other end
                 x, y = torch.cat([x, x[-1:]]), torch.cat([y, y[-1:]])
-            x, y = self.mix(x, y)
+            size = self.share or len(x)
+            mixed = [self.mix(*part) for part in zip(x.split(size), y.split(size), strict=True)]
+            x, y = (torch.cat(parts) for parts in zip(*mixed, strict=True))
+        if self.erase:
+            x = self.erase(x)
         return x, y
 
 

@@ -135,9 +135,9 @@ def print_plan(
     for name in ("tasks x seeds", "done", "to run", "hours"):
         table.add_column(name, justify="right", no_wrap=True)
     to_run = {config.run_id: config for config in todo}
-    rows: dict[str, list[Cell]] = {}
+    rows: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
-        rows.setdefault(cell.row.key, []).append(cell)
+        rows.setdefault((cell.spec.name, cell.row.key), []).append(cell)
     for row_cells in rows.values():
         row = row_cells[0].row
         configs = unique(row_cells)

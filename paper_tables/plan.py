@@ -94,7 +94,8 @@ class TableRequest:
         rows, tasks, seeds: None stands for all of the table's, and for the profile's seeds.
         recipe: keys that win over the recipe files, such as {"epochs": 1}.
         options: method options that make rows of their own.
-        curve: score the test set after every epoch, whatever the protocol needs.
+        curve: score the test set after every epoch, whatever the protocol needs; not with the rule
+            val, which looks at it once.
         smoke: accept short lists; never a result.
     """
 
@@ -296,7 +297,7 @@ def rule_of(protocol: Protocol, row: Row) -> Rule:
 def _cell(request: TableRequest, row: Row, task: Task) -> Cell:
     """A cell of seed 0. Its trials have seed 0 too, whatever the table's seeds are."""
     spec, profile, rule = request.spec, request.profile, rule_of(request.protocol, row)
-    every = 1 if request.curve else SCORED_EVERY[rule]
+    every = 1 if request.curve and rule != "val" else SCORED_EVERY[rule]
     backbone = profile.backbones.get(row.backbone, row.backbone)
     if row.method not in methods.names():
         return Cell(spec, row, task, 0, None, reason=f"method {row.method!r} is not built")

@@ -20,6 +20,7 @@ from statistics import mean, stdev
 
 from ..benchmarks.config import RunConfig
 from ..benchmarks.record import RunRecord
+from .marks import outdated_code
 from .plan import Cell, Protocol, Rule
 
 SCORES: dict[Rule, str] = {
@@ -36,10 +37,10 @@ LABELS: dict[Protocol, str] = {
 }
 RULES: dict[str, str] = {  # in a few words, also of printed numbers
     "last": "last epoch",
-    "val": "chosen on validation images",
+    "val": "last epoch, settings chosen on validation images",
     "best_10": "best of every 10th epoch on the test set",
     "best": "best epoch on the test set",
-    "unknown": "unknown",
+    "unknown": "a rule that is unknown",
 }
 
 
@@ -147,13 +148,20 @@ def decide(cells: Iterable[Cell], read: Read, known: Collection[str]) -> list[Ce
 
 
 def _answering(config: RunConfig, read: Read, others: Collection[str]) -> RunConfig:
-    """The config, or that of an equal training in `others` that scored the test set more often."""
+    """The config, or that of an equal training in `others` that scored the test set more often.
+
+    Its own record comes first, then that with the most scores; but one whose method's files are
+    others now comes after all that are current.
+    """
     every = config.eval_every
-    denser = [often for often in (10, 1) if every == 0 or (often < every and every % often == 0)]
-    for often in denser:
-        candidate = replace(config, eval_every=often)
-        if candidate.run_id in others:
-            own, other = read(config.run_id), read(candidate.run_id)
-            if other and other.done and not (own and own.done):
-                return candidate
-    return config
+    denser = [often for often in (1, 10) if every == 0 or (often < every and every % often == 0)]
+    candidates = [replace(config, eval_every=often) for often in denser]
+    found = [candidate for candidate in candidates if candidate.run_id in others]
+    if not found:
+        return config
+    done = []
+    for candidate in (config, *found):
+        record = read(candidate.run_id)
+        if record is not None and record.done:
+            done.append((bool(outdated_code([(candidate, record.method_code)])), candidate))
+    return min(done, key=lambda pair: pair[0])[1] if done else config

@@ -112,7 +112,8 @@ def build(
         line["printed"] = paper.get(key, math.nan)
         line["recomputed"], line["flag"] = flags.get(key, (math.nan, ""))
         line["delta"] = _delta(line)
-    _rank(lines, "ours", "rank")
+    if request.protocol != "printed":  # its numbers are not for comparing rows
+        _rank(lines, "ours", "rank")
     _rank(lines, "printed", "printed_rank")
     return Table(
         request=request,
@@ -168,9 +169,11 @@ def _notes(cells: list[Cell], request: TableRequest) -> list[str]:
     )
     rule = select.LABELS[request.protocol]
     if request.protocol == "printed":
-        rule += f": {select.rows_by_rule((c.row.label, c.row.printed_rule) for c in cells)}"
+        rules = ((c.row.label, c.row.printed_rule) for c in cells if c.row.printed_source)
+        rule += f": {select.rows_by_rule(rules)}"
         if any(cell.row.printed_rule == "unknown" for cell in cells):
-            rule += "; where that is unknown, the last epoch"
+            rule += "; where it is unknown, or there is no printed number, the last epoch"
+        grid = ""  # of some rows only
     parts = (rule, grid, how, request.remark)
     notes = [profile.note or request.spec.note]
     if profile.note:

@@ -198,7 +198,8 @@ def _notes(table: Table, view: str, shown: pd.DataFrame) -> list[str]:
                 f"{OUTDATED}: made with a method file or inputs that have changed ({rows})."
             )
     if view != "ours" and table.printed:
-        rules = {c.row.label: c.row.printed_rule for c in table.cells}
+        there = set(table.long.loc[table.long["printed"].notna(), "label"])
+        rules = {c.row.label: c.row.printed_rule for c in table.cells if c.row.label in there}
         how = rows_by_rule(rules.items())
         notes.append(f"Printed: the paper's numbers, as they stand there, selected by: {how}.")
         if view == "compare":
@@ -230,8 +231,10 @@ def made_from(table: Table) -> list[str]:
 
 def _other_rules(table: Table) -> list[str]:
     """Warnings where ours and printed, or printed rows among themselves, differ in the rule."""
-    rows = {cell.row.label: cell for cell in table.cells}
-    other = [label for label, cell in rows.items() if cell.rule != cell.row.printed_rule]
+    printed = set(table.long.loc[table.long["printed"].notna(), "label"])
+    rows = {cell.row.label: cell for cell in table.cells if cell.row.label in printed}
+    known = {label: cell for label, cell in rows.items() if cell.row.printed_rule != "unknown"}
+    other = [label for label, cell in known.items() if cell.rule != cell.row.printed_rule]
     notes = []
     if other:
         which = "all rows" if len(other) == len(rows) else ", ".join(other)
@@ -239,7 +242,7 @@ def _other_rules(table: Table) -> list[str]:
             f"Ours and printed were selected by different rules in {which}: "
             "--protocol printed compares by the same."
         )
-    if len({cell.row.printed_rule for cell in rows.values()}) > 1:
+    if len({cell.row.printed_rule for cell in known.values()}) > 1:
         notes.append("The printed rows were selected by different rules among themselves.")
     return notes
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .. import methods
@@ -115,7 +116,8 @@ def _trial(trial: RunConfig, cell: Cell, records: Records) -> str:
         told = record.error or record.status
         if record.done:
             told = f"{record.top1_val:.2f} on validation images"
-    won = cell.config and cell.final(trial) == cell.config
+    own, final = cell.config, cell.final(trial)
+    won = own is not None and replace(final, eval_every=own.eval_every) == own
     return f"{trial.run_id}  {trial.name.partition(': ')[2]}: {told}{', chosen' if won else ''}"
 
 

@@ -39,7 +39,8 @@ def add_selection(parser: argparse.ArgumentParser, table: bool = True) -> None:
     group.add_argument(
         "--curve",
         action="store_true",
-        help="score the test set after every epoch, so that one set of runs answers every protocol",
+        help="score the test set after every epoch, so that the same runs answer recipe, best_test "
+        "and printed; decide before the first sweep",
     )
     add_changes(group, "lora.rank=4", "lora.rank=2,4 makes a row for each value")
     group.add_argument("--smoke", action="store_true", help="accept short lists; never a result")

@@ -38,6 +38,7 @@ class Loop:
         batch_size, drop_last: of the training loader.
         clip: largest global norm of the gradients; 0: not clipped.
         smoothing, mixup, cutmix, erasing, ema: as called there.
+        amp: whether the loop uses autocast; mixed_by: images of a GPU, if there are several.
         mean, std: of the input.
         train, test: torchvision's steps before the conversion to a tensor.
         pool: which of FGVC's lists is trained on.
@@ -58,6 +59,8 @@ class Loop:
     cutmix: float = 0.0
     erasing: float = 0.0
     ema: float = 0.0
+    amp: bool = False
+    mixed_by: int = 0
     pool: str = "trainval"
 
     def steps(self, images: int) -> int:
@@ -266,7 +269,7 @@ short_256 = v2.Resize(256)
 random_crop = (v2.RandomCrop(224), v2.RandomHorizontalFlip())
 centre = v2.CenterCrop(224)
 flip = v2.RandomHorizontalFlip()
-VTAB = {"train": squash, "test": squash}
+VTAB = {"train": squash, "test": squash}  # but VPT, whose VTAB came through TensorFlow
 SHORT_SIDE = {"train": (short_256, *random_crop), "test": (short_256, centre)}
 RLRR_FLIPS = {
     *("dtd", "oxford_iiit_pet", "patch_camelyon", "eurosat", "diabetic_retinopathy"),
@@ -315,7 +318,7 @@ def loop_of(recipe: str, benchmark: str, task: str, method: str, swin: bool = Fa
             **VTAB,
         )
     if source == "ssf":
-        more = {"smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0, "erasing": 0.25}
+        more = {"smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0, "erasing": 0.25, "mixed_by": 32}
         ema = 0.999 if task == "OxfordFlowers" else 0.9998
         crops = (v2.RandomResizedCrop(224), flip)
         short_248 = (v2.Resize(248, interpolation=BICUBIC), centre)
@@ -327,6 +330,7 @@ def loop_of(recipe: str, benchmark: str, task: str, method: str, swin: bool = Fa
             drop_last=True,
             mean=HALF[0],
             std=HALF[1],
+            amp=True,
             **(more | {"ema": ema, "train": crops, "test": short_248} if fgvc else VTAB),
         )
     if source == "arc":
@@ -342,6 +346,8 @@ def loop_of(recipe: str, benchmark: str, task: str, method: str, swin: bool = Fa
             pool="train" if fgvc else "trainval",
             **(SHORT_SIDE if fgvc else VTAB),
         )
+    if swin:
+        return None  # its model is published, but no script
     augmented = source == "rlrr_aug" and fgvc
     if augmented:
         rates = restarts(10, 2, 110)
@@ -353,15 +359,15 @@ def loop_of(recipe: str, benchmark: str, task: str, method: str, swin: bool = Fa
     more = {"smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0, "ema": 0.9998} if augmented else {}
     flipped = {"train": (*squash, flip), "test": squash} if task in RLRR_FLIPS else VTAB
     windows = {"train": (squash_256, *random_crop), "test": (squash_256, centre)}
-    mean, std = IMAGENET if swin else HALF
     return Loop(
         rates=rates,
         optimizer=adamw_bias_norm,
         rename=rlrr_names,
         batch_size=32,
         drop_last=augmented and task == "NABirds",
-        mean=mean,
-        std=std,
+        mean=HALF[0],
+        std=HALF[1],
+        amp=True,
         **(windows if fgvc else flipped),
         **more,
     )

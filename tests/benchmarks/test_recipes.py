@@ -37,14 +37,13 @@ SSF_FGVC = """
 CUB_200_2011 1e-2 5e-2 0 y | NABirds 2e-4 5e-2 .1 y | OxfordFlowers 1e-2 5e-2 .1 y
 StanfordCars 2e-2 5e-2 0 y | StanfordDogs 2.5e-4 5e-2 0 y
 """
-# task lr weight_decay, then the rate of ARC's own dropout
+# task lr weight_decay
 ARC_SWIN = """
-cifar 5e-3 .01 .1 | caltech101 3e-3 .05 .1 | dtd 5e-3 .05 .8 | oxford_flowers102 5e-3 5e-5 .5
-oxford_iiit_pet 1e-2 .05 .1 | svhn 1e-2 .05 .1 | sun397 5e-3 5e-5 .1 | eurosat 3e-3 0 .1
-resisc45 1e-2 0 .5 | patch_camelyon 5e-3 5e-5 .1 | diabetic_retinopathy 5e-3 5e-5 .1
-clevr_count 2e-3 .05 .5 | clevr_dist 1e-3 .05 .1 | dmlab 5e-3 .01 .1 | kitti 1e-2 0 .1
-smallnorb_azi 1e-2 .005 .1 | smallnorb_ele 1e-3 .05 .1 | dsprites_loc 1e-2 0 .1
-dsprites_ori 5e-3 0 .5
+cifar 5e-3 .01 | caltech101 3e-3 .05 | dtd 5e-3 .05 | oxford_flowers102 5e-3 5e-5
+oxford_iiit_pet 1e-2 .05 | svhn 1e-2 .05 | sun397 5e-3 5e-5 | eurosat 3e-3 0
+resisc45 1e-2 0 | patch_camelyon 5e-3 5e-5 | diabetic_retinopathy 5e-3 5e-5
+clevr_count 2e-3 .05 | clevr_dist 1e-3 .05 | dmlab 5e-3 .01 | kitti 1e-2 0
+smallnorb_azi 1e-2 .005 | smallnorb_ele 1e-3 .05 | dsprites_loc 1e-2 0 | dsprites_ori 5e-3 0
 """
 # task scale(rank) of FacT-TK and of FacT-TT
 FACT = """
@@ -86,11 +85,11 @@ def test_rates_decay_drop_and_flip_by_task(name, benchmark, text, count):
 
 def test_arc_on_swin_by_task():
     assert len(rows(ARC_SWIN)) == 19
-    for task, lr, decay, dropout in rows(ARC_SWIN):
+    for task, lr, decay in rows(ARC_SWIN):
         found = resolve("arc_swin", task, method="arc")
         assert (found.recipe.lr, found.recipe.weight_decay) == (float(lr), float(decay)), task
         options = methods.options("arc", found.options)
-        assert options.dropout == float(dropout), task
+        assert options.dropout == 0.5, task  # the published model has it, whatever the script says
 
 
 def test_fact_by_task():

@@ -30,7 +30,7 @@ ADDED = {
     "plugins": {},
     "log": None,
 }
-ADDED_TO_RECIPES = {"adamw": "torch", "eps": 1e-8}
+ADDED_TO_RECIPES = {"adamw": "torch", "eps": 1e-8, "mix_batch": 0}
 
 
 @pytest.fixture

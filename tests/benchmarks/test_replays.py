@@ -6,6 +6,7 @@ and what is mixed, for every recipe, benchmark and task; then whole trajectories
 
 import copy
 import itertools
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -19,15 +20,18 @@ from PIL import Image
 from published import loop_of
 from samples import write_benchmark
 from small_models import backbone
+from timm.data.mixup import FastCollateMixup
+from timm.data.random_erasing import RandomErasing
 from timm.utils import ModelEmaV2
 from torch import nn
+from torchvision.transforms import v2
 
 from rlrr_bench import methods
 from rlrr_bench.benchmarks import data, optimization, recipes, run, tasks, trainer
 from rlrr_bench.benchmarks.config import Recipe
 from rlrr_bench.benchmarks.data import Split
 from rlrr_bench.benchmarks.demo import models  # noqa: F401  registers the demo's backbones
-from rlrr_bench.benchmarks.pixels import Feed, Pixels
+from rlrr_bench.benchmarks.pixels import Feed, Mixing, Pixels
 from rlrr_bench.methods.anatomy import set_drop_path
 from rlrr_bench.paper_tables import specs
 
@@ -55,7 +59,7 @@ def cases() -> list[tuple[str, str, str, str]]:
         rows = [(r.method, r.backbone) for r in rows_of(recipe)]
         for method, tag in rows or [(own[recipe], VIT)]:
             for benchmark in BENCHMARKS:
-                if loop_of(recipe, benchmark, "cifar", method):
+                if loop_of(recipe, benchmark, "cifar", method, "swin" in tag):
                     found[recipe, method, tag, benchmark] = None
     return list(found)
 
@@ -112,6 +116,30 @@ def test_settings_of_the_loop(case):
         )
         assert (r.mixup, r.cutmix, r.ema) == (loop.mixup, loop.cutmix, loop.ema), task.name
         assert r.hflip == any("Flip" in type(step).__name__ for step in loop.train), task.name
+        assert (r.amp, r.mix_batch) == (loop.amp, loop.mixed_by)
+        pixels = run._pixels(r, like(tag))
+        assert (tuple(pixels.mean), tuple(pixels.std)) == (loop.mean, loop.std)
+        resized = [step for step in loop.train if type(step).__name__ == "Resize"]
+        filters = {str(v2.InterpolationMode(step.interpolation).value) for step in resized} or {
+            "random"
+        }  # timm's RRC draws
+        assert filters == {"bicubic" if r.interpolation == "backbone" else r.interpolation}
+
+
+def like(tag: str) -> run.backbones.Backbone:
+    """What the checkpoint of a tag says of its input, with no model."""
+    cfg = timm.get_pretrained_cfg(tag)
+    return run.backbones.Backbone(
+        tag=tag,
+        pool="token",
+        model=nn.Identity(),
+        mean=cfg.mean,
+        std=cfg.std,
+        input_size=224,
+        interpolation=cfg.interpolation,
+        fingerprint="",
+        source="",
+    )
 
 
 class Net(nn.Module):
@@ -173,6 +201,8 @@ def grouped() -> Iterator[tuple]:
     for recipe in sorted(published.PUBLISHED):
         for row in rows_of(recipe):
             kind = "swin" if "swin" in row.backbone else "vit"
+            if loop_of(recipe, "vtab-1k", "cifar", row.method, kind == "swin") is None:
+                continue
             yield pytest.param(recipe, row, kind, id=f"{recipe}-{row.key}-{kind}")
 
 
@@ -214,7 +244,7 @@ def test_the_early_adamw_step_by_step(scale):
             {"params": tensors[:1], "weight_decay": 0.01},
             {"params": tensors[1:], "weight_decay": 0.0},
         ]
-        more = {} if kind is published.EarlyAdamW else {"eps": 1e-6, "fused": True}
+        more = {} if kind is published.EarlyAdamW else {"eps": 1e-6}
         optimizer = kind(groups, lr=0.1, **more)
         for i, step in enumerate(gradients):
             for group in optimizer.param_groups:
@@ -228,25 +258,44 @@ def test_the_early_adamw_step_by_step(scale):
     assert (torchs - theirs).abs().max() > 1e-3 * (scale < 1e-3) + 1e-6
 
 
-def test_the_early_adamw_goes_on_from_its_saved_state():
+def test_the_early_adamw_by_tensor_copied_and_saved():
+    """A tensor without a gradient waits, with its own count of steps; copies go on as it would."""
     torch.manual_seed(0)
-    gradients = torch.randn(6, 4)
-    whole, first, second = (nn.Parameter(torch.ones(4)) for _ in range(3))
+    gradients = torch.randn(9, 2, 4)
 
-    def step(tensor: nn.Parameter, optimizer: torch.optim.Optimizer, rows: torch.Tensor) -> None:
-        for gradient in rows:
-            tensor.grad = gradient.clone()
+    def step(optimizer: torch.optim.Optimizer, rows: torch.Tensor, first: int) -> None:
+        tensors = [p for group in optimizer.param_groups for p in group["params"]]
+        for number, row in enumerate(rows, start=first):
+            tensors[0].grad = row[0].clone()
+            tensors[1].grad = row[1].clone() if number >= 3 else None
             optimizer.step()
 
-    make = lambda t: optimization.TransformersAdamW([t], lr=0.1, weight_decay=0.01, fused=True)  # noqa: E731
-    step(whole, make(whole), gradients)
-    before = make(first)
-    step(first, before, gradients[:3])
-    second.data.copy_(first.data)
-    after = make(second)
-    after.load_state_dict(copy.deepcopy(before.state_dict()))
-    step(second, after, gradients[3:])
-    assert torch.equal(second, whole)
+    def make(start: list[torch.Tensor]) -> torch.optim.Optimizer:
+        tensors = [nn.Parameter(t.clone()) for t in start]
+        return optimization.TransformersAdamW(tensors, lr=0.1, eps=1e-6, weight_decay=0.01)
+
+    def values(optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        return torch.cat([p.detach() for g in optimizer.param_groups for p in g["params"]])
+
+    whole = make([torch.ones(4), torch.ones(4)])
+    step(whole, gradients, 0)
+    groups = [{"params": [nn.Parameter(torch.ones(4))], "weight_decay": 0.01} for _ in range(2)]
+    alone = [published.EarlyAdamW([group], 0.1) for group in groups]
+    for i, (optimizer, first) in enumerate(zip(alone, (0, 3), strict=True)):
+        (parameter,) = optimizer.param_groups[0]["params"]
+        for row in gradients[first:]:
+            parameter.grad = row[i].clone()
+            optimizer.step()
+    assert torch.allclose(values(whole), torch.cat([values(o) for o in alone]), rtol=1e-5)
+
+    half = make([torch.ones(4), torch.ones(4)])
+    step(half, gradients[:5], 0)
+    copied = copy.deepcopy(half)
+    loaded = make([p.detach() for p in half.param_groups[0]["params"]])
+    loaded.load_state_dict(copy.deepcopy(half.state_dict()))
+    for optimizer in (half, copied, loaded):
+        step(optimizer, gradients[5:], 5)
+        assert torch.equal(values(optimizer), values(whole))
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -336,7 +385,7 @@ def test_noahs_starts():
 
 SEEN = [
     ("rlrr", "rlrr", VIT, "vtab-1k", "dtd"),
-    ("rlrr", "rlrr", SWIN, "vtab-1k", "cifar"),
+    ("arc_swin", "arc", SWIN, "vtab-1k", "cifar"),
     ("arc", "arc", VIT, "vtab-1k", "cifar"),
     ("ssf", "ssf", VIT, "vtab-1k", "cifar"),
     ("fact_tk", "fact", VIT, "vtab-1k", "cifar"),
@@ -364,21 +413,8 @@ def test_first_batch_and_test_images(recipe, method, tag, benchmark, name, pictu
     task = tasks.get(benchmark, name)
     found = resolve(recipe, method, tag, benchmark, name)
     r, loop = found.recipe, loop_of(recipe, benchmark, name, method, tag == SWIN)
-    interpolation = "bicubic"  # what these checkpoints of timm have
-    stand_in = run.backbones.Backbone(
-        tag=tag,
-        pool="token",
-        model=nn.Identity(),
-        mean=loop.mean,
-        std=loop.std,
-        input_size=224,
-        interpolation=interpolation,
-        fingerprint="",
-        source="",
-    )
-    if r.normalisation == "backbone":
-        mean, std = timm.get_pretrained_cfg(tag).mean, timm.get_pretrained_cfg(tag).std
-        stand_in = replace(stand_in, mean=mean, std=std)
+    stand_in = like(tag)
+    interpolation = stand_in.interpolation
     pixels = run._pixels(r, stand_in)
     for split, centre in ((found.train_split, False), ("test", True)):
         listing = data.read_list(pictures, task, split, smoke=True)
@@ -412,6 +448,31 @@ def test_first_batch_and_test_images(recipe, method, tag, benchmark, name, pictu
             assert len(near) == 1, (len(windows), name)
 
 
+def test_ssfs_batch_is_mixed_on_each_gpu_and_then_erased():
+    """timm's own collation of uint8 images and its prefetching loader's erasing, GPU by GPU."""
+    r = resolve("ssf", "ssf", VIT, "fgvc", "CUB_200_2011").recipe
+    images = np.random.default_rng(0).integers(0, 256, (64, 3, 32, 32), dtype=np.uint8)
+    labels = torch.arange(64) % 5
+
+    def seed() -> None:
+        random.seed(5 * 1_000_003)
+        np.random.seed(5 * 1_000_003 % 2**32)
+        torch.manual_seed(0)
+
+    seed()
+    collate = FastCollateMixup(0.8, 1.0, label_smoothing=0.0, num_classes=5)
+    pairs = [(image, int(label)) for image, label in zip(images, labels, strict=True)]
+    halves = [collate(pairs[:32]), collate(pairs[32:])]
+    x = (torch.cat([half[0] for half in halves]).float() - 127.5) / 127.5
+    expected = RandomErasing(0.25, mode="pixel", device="cpu")(x)
+    mixing = Mixing(r, 5, 5, torch.device("cpu"))
+    seed()
+    mixing.start(0)
+    found, shares = mixing((torch.from_numpy(images).float() - 127.5) / 127.5, labels)
+    assert torch.allclose(found, expected, atol=0.51 / 127.5)  # timm rounds to whole grey levels
+    assert torch.allclose(shares, torch.cat([half[1] for half in halves]))
+
+
 # --- trajectories ---------------------------------------------------------------------------------
 
 PATHS = [  # recipe, method, options, task; what the loop had done otherwise before this was tested
@@ -419,15 +480,18 @@ PATHS = [  # recipe, method, options, task; what the loop had done otherwise bef
     ("vpt", "bias", {}, "cifar"),
     ("vpt", "full", {}, "cifar"),
     ("vpt", "linear", {}, "cifar"),
+    ("vpt", "mlp", {"layers": 2, "dropout": 0.0}, "cifar"),
+    ("vpt", "partial", {}, "CUB_200_2011"),
     ("noah", "lora", {"dropout": 0.0}, "cifar"),
     ("noah", "lora", {"dropout": 0.0, "init": "noah"}, "cifar"),
     ("fact_tk", "fact", {"rank": 4, "dropout": 0.0, "slices": "code"}, "cifar"),
     ("arc", "arc", {"rank": 8, "dropout": 0.0}, "cifar"),
     ("ssf", "ssf", {}, "cifar"),
+    ("ssf", "ssf", {}, "OxfordFlowers"),
     ("rlrr", "rlrr", {}, "cifar"),
     ("rlrr", "rlrr", {}, "CUB_200_2011"),
-    ("rlrr", "rlrr", {}, "OxfordFlowers"),
     ("rlrr_aug", "rlrr", {}, "CUB_200_2011"),
+    ("rlrr_aug", "rlrr", {}, "NABirds"),
 ]
 
 

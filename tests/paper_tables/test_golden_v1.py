@@ -28,13 +28,13 @@ V1 = GOLDEN / "v1"
 RUN_IDS = json.loads((GOLDEN / "run_ids.json").read_text())
 RUN_COLUMNS = {
     *("reason", "traceback", "version", "code", "method_code", "plugins", "log"),  # since 0.2
-    *("top1_best_10", "recipe_adamw", "recipe_eps"),  # since 0.3
+    *("top1_best_10", "recipe_adamw", "recipe_eps", "recipe_mix_batch"),  # since 0.3
 }
 NEW_COLUMNS = {
     "table2_cells.csv": {"mixed", "outdated"},
     "table4a_cells.csv": {"mixed", "outdated"},
     "fig2_cells.csv": {"mixed", "outdated"},
-    "optimism.csv": {"best_10", "optimism_10", "published"},
+    "optimism.csv": {"best_10", "optimism_10", "published", "published_of"},
     "table2.csv": RUN_COLUMNS,
     "table4a.csv": RUN_COLUMNS,
 }
@@ -67,7 +67,7 @@ def ids_now() -> dict[str, str]:
 OF_VPT = ("full", "linear", "adapter", "bias", "vpt-shallow", "vpt-deep")
 CHANGED = {  # since 0.2, because their recipes were wrong; CHANGELOG.md says how
     "paper table2": {*OF_VPT, "lora", "fact"},
-    "paper table3": {*OF_VPT, "lora", "rlrr", "rlrr-augreg"},
+    "paper table3": {*OF_VPT, "lora", "rlrr", "ssf", "rlrr-augreg"},
     "paper table4a": {*OF_VPT, "lora"},
     "paper table4b": {*OF_VPT, "lora"},
     "paper table5": {*OF_VPT, "mlp", "partial", "arc"} - {"adapter"},

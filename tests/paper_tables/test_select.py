@@ -7,14 +7,15 @@ from pathlib import Path
 import printed_records
 import pytest
 
+from rlrr_bench import methods
 from rlrr_bench.benchmarks import recipes, tasks
 from rlrr_bench.benchmarks.config import Recipe, RunConfig
 from rlrr_bench.benchmarks.record import RunRecord
 from rlrr_bench.methods.errors import ConfigError
-from rlrr_bench.paper_tables import output, select, specs
+from rlrr_bench.paper_tables import output, select, specs, views
 from rlrr_bench.paper_tables.plan import PROTOCOLS, plan
-from rlrr_bench.paper_tables.records import Records
-from rlrr_bench.paper_tables.table import Table
+from rlrr_bench.paper_tables.records import Records, scan
+from rlrr_bench.paper_tables.table import Table, build
 
 VIT = "vit_base_patch16_224.orig_in21k"
 CIFAR = tasks.get("vtab-1k", "cifar")
@@ -164,6 +165,36 @@ def test_who_looked_more_often_answers(wanted, there, answers):
     another = dataclasses.replace(other, seed=1)  # another training never answers
     records = {another.run_id: finished(another, top1_last=50.0)}
     assert select.decide([cell], records.get, records) == [cell]
+
+
+def test_a_current_run_answers_rather_than_an_outdated_one():
+    request = printed_records.request("table2", rows=("rlrr",), tasks=("cifar",), seeds=(0,))
+    (cell,) = plan(request)
+    now = {"method_code": methods.code_hash("rlrr")}
+    often = [dataclasses.replace(cell.config, eval_every=every) for every in (10, 1)]
+    records = {c.run_id: finished(c, top1_last=50.0).replace(**now) for c in often}
+    own = finished(cell.config, top1_last=60.0)
+    for code, expected in (("000000000000", often[1]), (now["method_code"], cell.config)):
+        records[cell.config.run_id] = own.replace(method_code=code)
+        (decided,) = select.decide([cell], records.get, records)
+        assert decided.config == expected
+    del records[cell.config.run_id]
+    (decided,) = select.decide([cell], records.get, records)
+    assert decided.config == often[1]  # which answers for best_test too
+
+
+@pytest.mark.parametrize("name, unknown", [("table2", ()), ("table4a", ("LoRA", "SSF"))])
+def test_by_the_printed_rule_there_is_nothing_to_warn_of(name, unknown, paper_records):
+    request = printed_records.request(name, protocol="printed")
+    built = build(request, scan(paper_records))
+    notes = " ".join(views.sheet(built, "compare").notes)
+    assert "Ours and printed were selected by different rules" not in notes
+    assert "The printed rows were selected by different rules among themselves." in notes
+    assert ("a rule that is unknown (LoRA, SSF)" in notes) == bool(unknown)
+    assert built.long["rank"].isna().all()  # its rows do not compare
+    by_recipe = build(printed_records.request(name), scan(paper_records))
+    notes = " ".join(views.sheet(by_recipe, "compare").notes)
+    assert "different rules in all rows" in notes or "in Full fine-tuning, Linear" in notes
 
 
 def test_scores_by_rule():
