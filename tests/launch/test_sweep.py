@@ -52,7 +52,7 @@ def test_dry_run_lists_the_whole_table_at_once_and_without_torch(tmp_path):
     command = [sys.executable, "-c", code, "--table", "2", "--dry-run", *folders(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    rows = [line for line in done.stdout.splitlines() if re.search(r" 19 +3 +57 ", line)]
+    rows = [line for line in done.stdout.splitlines() if re.search(r" 19 x 3 +0 +57 +\d", line)]
     assert len(rows) == 14
     assert "798 cells, 798 runs; 0 done, 798 to do" in done.stdout
     assert list(tmp_path.iterdir()) == []

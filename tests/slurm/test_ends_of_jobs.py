@@ -43,7 +43,7 @@ def test_requeue_of_a_running_task(either):
 
 def test_preemption_saves_what_is_left_and_requeues_it(either):
     sweep = either
-    sweep.epochs = LONG
+    sweep.epochs = 4 * LONG  # so that both signals come before its end, however slow scancel is
     sweep.submit()
     job = sweep.running()["job"]
     sweep.cluster.ask("scancel", "--signal=TERM", job["id"])
