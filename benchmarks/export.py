@@ -83,6 +83,9 @@ def find(run_id: str, folders: Iterable[Path]) -> Path:
         if record is not None and not record.done:
             raise ExportError(f"run {run_id} failed: {record.error}")
         if path.is_file():
+            holds = read_delta(path)[2].run_id
+            if holds != run_id:
+                raise ExportError(f"{path}: holds the tensors of the run {holds}")
             return path
         if record:
             raise ExportError(

@@ -35,18 +35,26 @@ class TrainingState:
 
 @dataclass
 class Resume:
-    """Where and how often the state is saved: every `every` seconds, between two epochs."""
+    """Where and how often the state is saved: every `every` seconds, between two epochs.
+
+    made_from: what a state must have been made from to be gone on with: weights, pixels, code.
+    """
 
     path: Path
     every: float
+    made_from: str = ""
     saved: float = field(default_factory=time.monotonic)
 
     def save(self, epoch: int, state: TrainingState) -> None:
-        """Save the state after `epoch` epochs, if the last save was long enough ago."""
+        """Save the state after `epoch` epochs, if the last save was long enough ago.
+
+        A state that cannot be saved costs no run: it is told, and the run goes on.
+        """
         if time.monotonic() - self.saved < self.every:
             return
         content = {
             "epoch": epoch,
+            "made_from": self.made_from,
             "micro_batch": state.micro_batch,
             "tensors": state.tensors(),
             "optimizer": state.optimizer.state_dict(),
@@ -55,17 +63,24 @@ class Resume:
             "cuda": torch.cuda.get_rng_state_all(),
             "outcome": asdict(state.outcome),
         }
-        with replacing(self.path) as draft:
-            torch.save(content, draft)
+        try:
+            with replacing(self.path) as draft:
+                torch.save(content, draft)
+        except (OSError, RuntimeError) as error:  # torch's own, where a disk is full
+            told = " ".join(str(error).split())[:200]
+            print(f"{self.path}: the state cannot be saved ({told}); the run goes on", flush=True)
         self.saved = time.monotonic()
 
     def restore(self, state: TrainingState) -> int:
         """Go back to the saved state; returns the epochs done, 0 if there is none for this run.
 
-        Another micro-batch size draws other dropout masks, so a state of another size is not used.
+        Another micro-batch size draws other dropout masks, so a state of another size is not used;
+        nor is one that was made from other weights, pixels or code.
         """
         saved, tensors = self._saved(), state.tensors()
         if not saved or saved["micro_batch"] != state.micro_batch:
+            return 0
+        if saved.get("made_from") != self.made_from:
             return 0
         with torch.no_grad():
             for name, tensor in tensors.items():

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -112,18 +113,25 @@ def _run(
     loaded = time.perf_counter()
     pixels = _pixels(recipe, backbone)
     saved = context.saved_state(config.run_id)
+    inputs = (backbone.fingerprint, train_data.fingerprint, methods.code_hash(config.method))
+    made_from = " ".join((config.run_id, *inputs))
     how = trainer.Procedure(
         eval_every=config.eval_every,
         micro_batch=micro_batch,
         on_epoch=on_epoch,
-        resume=Resume(saved, context.resume_seconds) if saved else None,
+        resume=Resume(saved, context.resume_seconds, made_from) if saved else None,
         plain=context.plain,
     )
     outcome = trainer.train(
         model, train_data, held_out, recipe=recipe, pixels=pixels, seed=config.seed, how=how
     )
     if context.deltas:
-        export.save_delta(model, config, backbone.fingerprint, context.deltas, context.deltas_mb)
+        try:
+            export.save_delta(
+                model, config, backbone.fingerprint, context.deltas, context.deltas_mb
+            )
+        except (OSError, SafetensorError) as error:  # what is optional costs no result
+            print(f"{context.deltas}: {config.name}: not kept: {error}", flush=True)
     counts = methods.parameters(model)
     on_test = config.eval_split == "test"
     return RunRecord(

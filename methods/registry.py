@@ -73,8 +73,9 @@ def add_plugin(path: str | Path) -> str:
         raise MethodError(f"{path}:{error.lineno}: not Python: {error.msg}") from None
     if not is_method:
         raise MethodError(f"{path}: a method file must define attach(anatomy, options)")
-    if _files().get(path.stem, path) != path:
-        raise MethodError(f"{path}: there is a method {path.stem!r} already; rename the file")
+    for name, file in _files().items():  # whatever their case, for people and for file systems
+        if name.lower() == path.stem.lower() and file != path:
+            raise MethodError(f"{path}: there is a method {name!r} already; rename the file")
     _plugins[path.stem] = path
     _files.cache_clear()
     return path.stem

@@ -6,8 +6,8 @@
 A split is rows of one or more segments, so tasks that show the same images (CLEVR, dSprites and
 SmallNORB come in pairs) and splits that repeat each other (train800val200) share rows. The content
 of an image file identifies its row. To spare a warm start reading 73,728 files, lists/ remembers
-the content under a stamp: names, sizes and times of the files. A list with a file that was written
-less than two seconds ago gets no stamp, because the file may change again without its time
+the content under a stamp: names, sizes, times and inodes of the files. A list with a file that was
+written less than two seconds ago gets no stamp, because the file may change again without its time
 changing.
 
 Segments and lists are written under another name and renamed: readers see all or nothing. A lock
@@ -165,10 +165,14 @@ def variant_of(listing: Listing) -> str:
 
 
 def stamp_of(listing: Listing) -> tuple[str, int]:
-    """A hash of the names, sizes and times of a list's image files, and the latest of the times."""
+    """A hash of what a list's image files are on disk, and the latest of their times of writing.
+
+    Names, sizes, both times and numbers of files: what replaces a file may have its size and time.
+    """
     stats = check_files(listing)
     text = "\n".join(listing.names)
-    times = np.array([(stat.st_size, stat.st_mtime_ns) for stat in stats], dtype=np.int64)
+    facts = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in stats]
+    times = np.array(facts, dtype=np.uint64).astype(np.int64)
     offsets = np.array(listing.offsets or (), dtype=np.int64)
     whole = hashlib.sha256(text.encode() + b"\0" + times.tobytes() + offsets.tobytes())
     return whole.hexdigest()[:16], int(times[:, 1].max())

@@ -83,6 +83,24 @@ def test_a_damaged_cache_is_built_again(small_data, file):
     assert np.array_equal(again.images, images)
 
 
+@pytest.mark.parametrize("how", ["replaced", "written over"])
+def test_other_pixels_of_equal_size_and_time_are_noticed(small_data, how):
+    for path in read(small_data).paths:
+        Image.new("RGB", (32, 32), "red").save(path, "BMP")
+    settled(small_data)
+    first = data.open_split(small_data, TASK, "trainval", VIEW, smoke=True)
+    image = read(small_data).paths[3]
+    before = image.stat()
+    other = image if how == "written over" else image.with_suffix(".new")
+    Image.new("RGB", (32, 32), "blue").save(other, "BMP")
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(image)
+    now = image.stat()
+    assert (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    again = data.open_split(small_data, TASK, "trainval", VIEW, smoke=True)
+    assert (again.images[3] == [0, 0, 255]).all() and again.fingerprint != first.fingerprint
+
+
 @pytest.mark.parametrize("what", ["behind", "before", "no segment", "elsewhere"])
 def test_an_entry_that_points_elsewhere_is_built_again(small_data, what, tmp_path):
     settled(small_data)

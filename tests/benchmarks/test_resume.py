@@ -45,6 +45,53 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert list((tmp_path / "resume").iterdir()) == []
 
 
+def test_a_state_of_other_weights_or_code_is_not_gone_on_with(tmp_path: Path):
+    saved = Resume(tmp_path / "a.pt", every=0, made_from="run weights pixels code")
+    saved.save(1, state())
+    assert saved.restore(state()) == 1
+    other = Resume(tmp_path / "a.pt", every=0, made_from="run others pixels code")
+    assert other.restore(state()) == 0
+
+
+def test_a_resumed_run_on_other_weights_starts_over(
+    small_data, small_config, tmp_path, monkeypatch
+):
+    recipe = Recipe(epochs=4, warmup_epochs=0, batch_size=8)
+    config = replace(small_config, recipe=recipe)
+    context = RunContext(small_data, resume=tmp_path, resume_seconds=0)
+
+    def stop(done: EpochDone) -> None:
+        if done.epoch == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run.execute(config, context, stop)
+    epochs = []
+    other = replace(context, weights="random")
+    assert run.execute(config, other, lambda done: epochs.append(done.epoch)).done
+    assert epochs == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("pos 64")])
+def test_what_is_optional_costs_no_result(
+    error, small_data, small_config, tmp_path, monkeypatch, capsys
+):
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "save", full)
+    if isinstance(error, OSError):
+        monkeypatch.setattr("safetensors.torch.save_file", full)
+        monkeypatch.setattr("rlrr_bench.benchmarks.export.write", full)
+    folders = {"resume": tmp_path / "resume", "deltas": tmp_path / "deltas"}
+    context = RunContext(small_data, resume_seconds=0, deltas_mb=100.0, **folders)
+    record = run.execute(small_config, context)
+    assert record.done, record.error
+    told = capsys.readouterr().out
+    assert "the state cannot be saved" in told
+    assert ("not kept: [Errno 28]" in told) == isinstance(error, OSError)
+
+
 def test_a_damaged_state_is_not_used(small_data, small_config, tmp_path: Path):
     context = RunContext(small_data, resume=tmp_path, resume_seconds=0)
     (tmp_path / f"{small_config.run_id}.pt").write_text("no state")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import safetensors
@@ -144,7 +145,11 @@ def test_mistakes_are_one_line(trained, results, tmp_path, small_config, capsys)
     results.write(RunRecord.failed(broken, "Diverged: loss is nan"))
     damaged = dataclasses.replace(small_config, seed=7)
     (results.folder / "deltas" / f"{damaged.run_id}.safetensors").write_bytes(b"12345678")
+    swapped = dataclasses.replace(small_config, seed=8)
+    deltas = results.folder / "deltas"
+    shutil.copy(deltas / f"{linear.run_id}.safetensors", deltas / f"{swapped.run_id}.safetensors")
     cases = [
+        ([swapped.run_id, *out], f"holds the tensors of the run {linear.run_id}"),
         (["0123456789ab", *out], "unknown run '0123456789ab' in"),
         ([lost.run_id, *out], "its tensors were not kept"),
         ([broken.run_id, *out], "failed: Diverged: loss is nan"),

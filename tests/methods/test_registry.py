@@ -35,6 +35,16 @@ def plugin(tmp_path, no_plugins):
     return path
 
 
+@pytest.mark.parametrize("name", ["lora", "LoRA", "RLRR"])
+def test_a_plug_in_called_like_a_method_is_refused(name, tmp_path, no_plugins):
+    path = tmp_path / f"{name}.py"
+    path.write_text(PLUGIN)
+    with pytest.raises(
+        methods.MethodError, match=f"there is a method '{name.lower()}' already; rename"
+    ):
+        methods.add_plugin(path)
+
+
 def test_names():
     names = methods.names()
     assert names == sorted(names)
