@@ -22,7 +22,7 @@ from . import backbones, tasks
 from .config import RunConfig
 from .extensions import register_backbone
 from .files import replacing, write_text
-from .record import Results
+from .store import Results
 
 
 class ExportError(InputError):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..benchmarks.record import Results
+from ..benchmarks.store import Results
 from ..paper_tables import specs
 from ..paper_tables.bench import made_up
 from ..paper_tables.plan import TableRequest, plan

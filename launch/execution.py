@@ -8,8 +8,8 @@ from ..benchmarks import provenance
 from ..benchmarks.config import RunConfig
 from ..benchmarks.context import RunContext
 from ..benchmarks.outcome import OnEpoch
-from ..benchmarks.record import Results
 from ..benchmarks.stamps import Memory, stamp_at_first
+from ..benchmarks.store import Results
 from .claims import Claims
 from .messages import Finished, Taken
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ..benchmarks import tasks
 from ..benchmarks.config import RunConfig
-from ..benchmarks.record import Glance
+from ..benchmarks.store import Glance
 
 Estimate = Callable[[RunConfig], float]
 

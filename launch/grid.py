@@ -9,7 +9,7 @@ from typing import Literal
 
 from .. import methods
 from ..benchmarks.config import RunConfig
-from ..benchmarks.record import Glance, Results
+from ..benchmarks.store import Glance, Results
 from ..paper_tables import select
 from ..paper_tables.marks import outdated_code
 from ..paper_tables.plan import Cell

@@ -15,7 +15,8 @@ from ..benchmarks import provenance
 from ..benchmarks.config import RunConfig
 from ..benchmarks.context import RunContext
 from ..benchmarks.outcome import EpochDone
-from ..benchmarks.record import Results, RunRecord
+from ..benchmarks.record import RunRecord
+from ..benchmarks.store import Results
 from ..methods.errors import ConfigError
 from .claims import Claims
 from .machine import default_workers, environment, threads, visible_gpus

@@ -12,7 +12,7 @@ from ..benchmarks import data, tasks
 from ..benchmarks.config import RunConfig
 from ..benchmarks.context import RunContext
 from ..benchmarks.extensions import extensions
-from ..benchmarks.record import Results
+from ..benchmarks.store import Results
 from ..methods.errors import ConfigError
 from ..paper_tables.plan import Cell
 from ..paper_tables.records import Outdated

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..benchmarks.config import RunConfig
-from ..benchmarks.record import Results
+from ..benchmarks.store import Results
 from ..paper_tables.plan import Cell
 from . import view
 from .forecast import kind, wall_seconds

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.config import RunConfig
-from ..benchmarks.record import Results, RunRecord
+from ..benchmarks.record import RunRecord
+from ..benchmarks.store import Results
 from . import specs
 from .plan import TableRequest, plan
 

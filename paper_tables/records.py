@@ -8,7 +8,8 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..benchmarks.record import RecordError, Results, RunRecord
+from ..benchmarks.record import RecordError, RunRecord
+from ..benchmarks.store import Results
 
 # run id -> what has changed since the run was made: "methods/lora.py", "weights", "pixels"
 Outdated = dict[str, tuple[str, ...]]

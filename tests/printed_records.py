@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from rlrr_bench.benchmarks.record import Results, RunRecord
+from rlrr_bench.benchmarks.record import RunRecord
+from rlrr_bench.benchmarks.store import Results
 from rlrr_bench.paper_tables import specs
 from rlrr_bench.paper_tables.bench import made_up
 from rlrr_bench.paper_tables.plan import TableRequest, plan

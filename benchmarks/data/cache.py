@@ -25,7 +25,7 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,10 +99,9 @@ def open_split(
     entry = home / LISTS / f"{task.benchmark}-{task.name}-{split}-{stamp}.npz"
     try:
         cached = _open_entry(home, entry)
-        if cached is None or not (home / MARKER).exists():  # of an older version
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            write_text(home / MARKER, SIGNATURE)
         if cached is None:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            _mark(home)
             with _lock(home):
                 cached = _open_entry(home, entry)  # another process may have built it meanwhile
                 if cached is None:
@@ -114,6 +113,8 @@ def open_split(
     except OSError as error:
         message = f"the cache cannot be read or written: {error.strerror}"
         raise DataError(f"{home}: {message}") from None
+    with suppress(OSError):  # a cache of an older version, perhaps one that may only be read
+        _mark(home)
     images, digests = cached
     return Split(images, labels, pixels_fingerprint(labels, digests), variant_of(listing))
 
@@ -341,6 +342,12 @@ def _open_entry(home: Path, path: Path) -> tuple[Images, np.ndarray] | None:
 def _write_npz(path: Path, **arrays: np.ndarray) -> None:
     with replacing(path) as draft, draft.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stubs forget names
+
+
+def _mark(home: Path) -> None:
+    """Mark a view's folder as one of ours."""
+    if not (home / MARKER).exists():
+        write_text(home / MARKER, SIGNATURE)
 
 
 @contextmanager

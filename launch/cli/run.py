@@ -15,7 +15,8 @@ from ...benchmarks import tasks
 from ...benchmarks.config import RunConfig
 from ...benchmarks.context import RunContext
 from ...benchmarks.outcome import EpochDone
-from ...benchmarks.record import Results, RunRecord
+from ...benchmarks.record import RunRecord
+from ...benchmarks.store import Results
 from ...methods import names
 from ...methods.errors import ConfigError, MethodError, nearest
 from ...paper_tables import select, specs

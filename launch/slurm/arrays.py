@@ -19,7 +19,7 @@ from rich.console import Console
 
 from ...benchmarks.config import RunConfig
 from ...benchmarks.context import RunContext
-from ...benchmarks.record import Results
+from ...benchmarks.store import Results
 from ...methods.errors import ConfigError
 from ..claims import Claims, filesystem_time
 from ..forecast import Estimate

@@ -19,7 +19,8 @@ from typing import Any
 from ...benchmarks import provenance
 from ...benchmarks.config import RunConfig
 from ...benchmarks.context import RunContext
-from ...benchmarks.record import Results, RunRecord
+from ...benchmarks.record import RunRecord
+from ...benchmarks.store import Results
 from ..claims import Claims
 from ..execution import begin, do
 from ..forecast import Estimate

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ...benchmarks.record import Results
+from ...benchmarks.store import Results
 from . import notes, squeue
 from .arrays import SlurmError
 

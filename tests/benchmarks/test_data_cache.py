@@ -142,6 +142,23 @@ def test_tasks_and_splits_with_the_same_images_store_them_once(tmp_path):
     assert one[3].labels.tolist() != [0] * len(one[3].labels)
 
 
+def test_a_cache_of_old_that_may_only_be_read_is_read(small_data, monkeypatch):
+    settled(small_data)
+    first = data.open_split(small_data, TASK, "trainval", VIEW, smoke=True)
+    home = cache.view_folder(small_data / ".cache", VIEW)
+    (home / "CACHEDIR.TAG").unlink()
+
+    def refused(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(cache, "write_text", refused)
+    again = data.open_split(small_data, TASK, "trainval", VIEW, smoke=True)
+    assert again.fingerprint == first.fingerprint and not (home / "CACHEDIR.TAG").exists()
+    monkeypatch.undo()
+    data.open_split(small_data, TASK, "trainval", VIEW, smoke=True)
+    assert (home / "CACHEDIR.TAG").exists()
+
+
 def test_an_unwritable_cache_is_one_line(small_data, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")

@@ -9,7 +9,8 @@ from samples import write_benchmark
 from rlrr_bench.benchmarks import recipes, run, tasks
 from rlrr_bench.benchmarks.config import RunConfig
 from rlrr_bench.benchmarks.context import RunContext
-from rlrr_bench.benchmarks.record import Results, RunRecord
+from rlrr_bench.benchmarks.record import RunRecord
+from rlrr_bench.benchmarks.store import Results
 from rlrr_bench.launch.cli import main
 from rlrr_bench.paper_tables import specs
 

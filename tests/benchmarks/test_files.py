@@ -14,7 +14,8 @@ from samples import SMALL, write_task
 from rlrr_bench.benchmarks import data, tasks, weights
 from rlrr_bench.benchmarks.data import DataError, View
 from rlrr_bench.benchmarks.files import read_bytes, read_yaml
-from rlrr_bench.benchmarks.record import RecordError, Results
+from rlrr_bench.benchmarks.record import RecordError
+from rlrr_bench.benchmarks.store import Results
 from rlrr_bench.methods.errors import ConfigError
 from rlrr_bench.paper_tables.records import scan
 

@@ -1,7 +1,7 @@
 """Every recipe does, step for step, what the published code does (published.py).
 
 Rates of all steps, steps an epoch, optimizers with the decay of every tensor, images, drop rates
-and what is mixed, for every recipe, benchmark and task; then whole trajectories of the trainer.
+and what is mixed, for every recipe, benchmark and task. test_trajectories.py has the whole of it.
 """
 
 import copy
@@ -15,20 +15,17 @@ import published
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from published import loop_of
 from samples import write_benchmark
 from small_models import backbone
 from timm.data.mixup import FastCollateMixup
 from timm.data.random_erasing import RandomErasing
-from timm.utils import ModelEmaV2
 from torch import nn
 from torchvision.transforms import v2
 
 from rlrr_bench import methods
 from rlrr_bench.benchmarks import data, optimization, recipes, run, tasks, trainer
-from rlrr_bench.benchmarks.config import Recipe
 from rlrr_bench.benchmarks.data import Split
 from rlrr_bench.benchmarks.demo import models  # noqa: F401  registers the demo's backbones
 from rlrr_bench.benchmarks.pixels import Feed, Mixing, Pixels
@@ -231,73 +228,6 @@ def test_optimizer_and_decay_of_every_tensor(recipe, row, kind):
     assert isinstance(ours, optimization.TransformersAdamW) == early
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1.0])
-def test_the_early_adamw_step_by_step(scale):
-    """In float64, with gradients around epsilon, where the two kinds of epsilon differ."""
-    torch.manual_seed(0)
-    start = [torch.randn(5, 3, dtype=torch.float64), torch.randn(3, dtype=torch.float64)]
-    gradients = [[scale * torch.randn_like(t) for t in start] for _ in range(8)]
-    ends = []
-    for kind in (published.EarlyAdamW, optimization.TransformersAdamW, torch.optim.AdamW):
-        tensors = [nn.Parameter(t.clone()) for t in start]
-        groups = [
-            {"params": tensors[:1], "weight_decay": 0.01},
-            {"params": tensors[1:], "weight_decay": 0.0},
-        ]
-        more = {} if kind is published.EarlyAdamW else {"eps": 1e-6}
-        optimizer = kind(groups, lr=0.1, **more)
-        for i, step in enumerate(gradients):
-            for group in optimizer.param_groups:
-                group["lr"] = 0.1 / (1 + i)
-            for tensor, gradient in zip(tensors, step, strict=True):
-                tensor.grad = gradient.clone()
-            optimizer.step()
-        ends.append(torch.cat([t.detach().flatten() for t in tensors]))
-    theirs, ours, torchs = ends
-    assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-14)
-    assert (torchs - theirs).abs().max() > 1e-3 * (scale < 1e-3) + 1e-6
-
-
-def test_the_early_adamw_by_tensor_copied_and_saved():
-    """A tensor without a gradient waits, with its own count of steps; copies go on as it would."""
-    torch.manual_seed(0)
-    gradients = torch.randn(9, 2, 4)
-
-    def step(optimizer: torch.optim.Optimizer, rows: torch.Tensor, first: int) -> None:
-        tensors = [p for group in optimizer.param_groups for p in group["params"]]
-        for number, row in enumerate(rows, start=first):
-            tensors[0].grad = row[0].clone()
-            tensors[1].grad = row[1].clone() if number >= 3 else None
-            optimizer.step()
-
-    def make(start: list[torch.Tensor]) -> torch.optim.Optimizer:
-        tensors = [nn.Parameter(t.clone()) for t in start]
-        return optimization.TransformersAdamW(tensors, lr=0.1, eps=1e-6, weight_decay=0.01)
-
-    def values(optimizer: torch.optim.Optimizer) -> torch.Tensor:
-        return torch.cat([p.detach() for g in optimizer.param_groups for p in g["params"]])
-
-    whole = make([torch.ones(4), torch.ones(4)])
-    step(whole, gradients, 0)
-    groups = [{"params": [nn.Parameter(torch.ones(4))], "weight_decay": 0.01} for _ in range(2)]
-    alone = [published.EarlyAdamW([group], 0.1) for group in groups]
-    for i, (optimizer, first) in enumerate(zip(alone, (0, 3), strict=True)):
-        (parameter,) = optimizer.param_groups[0]["params"]
-        for row in gradients[first:]:
-            parameter.grad = row[i].clone()
-            optimizer.step()
-    assert torch.allclose(values(whole), torch.cat([values(o) for o in alone]), rtol=1e-5)
-
-    half = make([torch.ones(4), torch.ones(4)])
-    step(half, gradients[:5], 0)
-    copied = copy.deepcopy(half)
-    loaded = make([p.detach() for p in half.param_groups[0]["params"]])
-    loaded.load_state_dict(copy.deepcopy(half.state_dict()))
-    for optimizer in (half, copied, loaded):
-        step(optimizer, gradients[5:], 5)
-        assert torch.equal(values(optimizer), values(whole))
-
-
 # --- models ---------------------------------------------------------------------------------------
 
 HEADS = {  # whose loop: (mean, std) of the head's start, None: as torch starts a linear layer
@@ -471,93 +401,3 @@ def test_ssfs_batch_is_mixed_on_each_gpu_and_then_erased():
     found, shares = mixing((torch.from_numpy(images).float() - 127.5) / 127.5, labels)
     assert torch.allclose(found, expected, atol=0.51 / 127.5)  # timm rounds to whole grey levels
     assert torch.allclose(shares, torch.cat([half[1] for half in halves]))
-
-
-# --- trajectories ---------------------------------------------------------------------------------
-
-PATHS = [  # recipe, method, options, task; what the loop had done otherwise before this was tested
-    ("vpt_deep", "vpt", {"prompts": 4, "dropout": 0.0}, "cifar"),
-    ("vpt", "bias", {}, "cifar"),
-    ("vpt", "full", {}, "cifar"),
-    ("vpt", "linear", {}, "cifar"),
-    ("vpt", "mlp", {"layers": 2, "dropout": 0.0}, "cifar"),
-    ("vpt", "partial", {}, "CUB_200_2011"),
-    ("noah", "lora", {"dropout": 0.0}, "cifar"),
-    ("noah", "lora", {"dropout": 0.0, "init": "noah"}, "cifar"),
-    ("fact_tk", "fact", {"rank": 4, "dropout": 0.0, "slices": "code"}, "cifar"),
-    ("arc", "arc", {"rank": 8, "dropout": 0.0}, "cifar"),
-    ("ssf", "ssf", {}, "cifar"),
-    ("ssf", "ssf", {}, "OxfordFlowers"),
-    ("rlrr", "rlrr", {}, "cifar"),
-    ("rlrr", "rlrr", {}, "CUB_200_2011"),
-    ("rlrr_aug", "rlrr", {}, "CUB_200_2011"),
-    ("rlrr_aug", "rlrr", {}, "NABirds"),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe, method, options, task", PATHS)
-def test_the_trainer_goes_where_the_published_loop_goes(recipe, method, options, task):
-    """All epochs, a few images; what is drawn at random (dropout, crops, mixing) is off."""
-    benchmark = "vtab-1k" if task == "cifar" else "fgvc"
-    r = resolve(recipe, method, VIT, benchmark, task).recipe
-    loop = loop_of(recipe, benchmark, task, method)
-    off = {"drop_path": 0.0, "dropout": 0.0, "hflip": False, "crop": "none", "mixup": 0.0}
-    r = replace(r, **off, cutmix=0.0, label_smoothing=0.0, resize="squash", erasing=0.0)
-    images, labels = _learnable(r.batch_size + 5)
-    small = backbone("vit")
-    torch.manual_seed(0)
-    run.init_head(small.head, r.head_init)
-    model = methods.apply(method, small, **options).double()  # rounding grows in so many steps
-    model.register_forward_pre_hook(lambda _, given: given[0].double())
-    start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    theirs = _published_training(copy.deepcopy(model), loop, r, images, labels, start)
-    split = Split(images, labels, "none", "png")
-    pixels = Pixels(loop.mean, loop.std)
-    how = trainer.Procedure(plain=True)
-    trainer.train(model, split, split, recipe=r, pixels=pixels, seed=3, how=how)
-    ours = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    apart = sum(((ours[n] - theirs[n]) ** 2).sum() for n in start) ** 0.5
-    moved = sum(((theirs[n] - start[n]) ** 2).sum() for n in start) ** 0.5
-    assert moved > 1e-3 and apart < 1e-4 * moved, (apart / moved).item()
-
-
-def _learnable(count: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 4, count)
-    images = rng.integers(0, 40, (count, 32, 32, 3)) + (labels * 50)[:, None, None, None]
-    return images.astype(np.uint8), labels.astype(np.int64)
-
-
-def _published_training(
-    model: nn.Module,
-    loop: published.Loop,
-    recipe: Recipe,
-    images: np.ndarray,
-    labels: np.ndarray,
-    trained: dict[str, torch.Tensor],
-) -> dict[str, torch.Tensor]:
-    """The loop by its own optimizer and scheduler; only the order of the images is ours."""
-    named = [(loop.rename(n), p) for n, p in model.named_parameters() if p.requires_grad]
-    optimizer = loop.optimizer(named, recipe.lr, recipe.weight_decay)
-    average = ModelEmaV2(model, decay=loop.ema) if loop.ema else None
-    generator = torch.Generator().manual_seed(3)
-    steps = loop.steps(len(labels))
-    order: list[torch.Tensor] = []
-    for _ in loop.rates(optimizer, steps):
-        if not order:
-            model.train()
-            order = list(torch.randperm(len(labels), generator=generator).split(loop.batch_size))
-            order = order[:steps]
-        batch = order.pop(0).numpy()
-        x = torch.from_numpy(images[batch]).permute(0, 3, 1, 2) / 255
-        x = (x - torch.tensor(loop.mean).view(3, 1, 1)) / torch.tensor(loop.std).view(3, 1, 1)
-        optimizer.zero_grad()
-        F.cross_entropy(model(x).float(), torch.from_numpy(labels[batch])).backward()
-        if loop.clip:
-            nn.utils.clip_grad_norm_(model.parameters(), loop.clip)
-        optimizer.step()
-        if average:
-            average.update(model)
-    result = average.module if average else model
-    return {n: p.detach() for n, p in result.named_parameters() if n in trained}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rlrr_bench.benchmarks.record import Results
+from rlrr_bench.benchmarks.store import Results
 from rlrr_bench.launch.claims import Claims
 
 

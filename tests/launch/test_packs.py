@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rlrr_bench.benchmarks.config import Recipe, RunConfig
 from rlrr_bench.benchmarks.context import RunContext
-from rlrr_bench.benchmarks.record import Glance, Results, RunRecord
+from rlrr_bench.benchmarks.record import RunRecord
+from rlrr_bench.benchmarks.store import Glance, Results
 from rlrr_bench.launch import forecast
 from rlrr_bench.launch.claims import Claims, Job
 from rlrr_bench.launch.slurm import packs, squeue

@@ -14,7 +14,8 @@ from rlrr_bench import methods
 from rlrr_bench.benchmarks import backbones, export, run
 from rlrr_bench.benchmarks.config import RunConfig
 from rlrr_bench.benchmarks.context import RunContext
-from rlrr_bench.benchmarks.record import Results, RunRecord
+from rlrr_bench.benchmarks.record import RunRecord
+from rlrr_bench.benchmarks.store import Results
 from rlrr_bench.launch.cli import main
 
 VIT, SWIN = "vit_demo_patch8_32.shapes", "swin_demo_patch4_window4_32.shapes"

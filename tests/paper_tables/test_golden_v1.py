@@ -18,7 +18,7 @@ import pandas as pd
 import printed_records
 import pytest
 
-from rlrr_bench.benchmarks.record import Results
+from rlrr_bench.benchmarks.store import Results
 from rlrr_bench.launch.cli import main
 from rlrr_bench.paper_tables import specs
 from rlrr_bench.paper_tables.plan import PROTOCOLS, plan

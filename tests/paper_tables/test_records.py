@@ -6,7 +6,8 @@ import printed_records
 import pytest
 
 from rlrr_bench.benchmarks.config import Recipe, RunConfig
-from rlrr_bench.benchmarks.record import Results, RunRecord
+from rlrr_bench.benchmarks.record import RunRecord
+from rlrr_bench.benchmarks.store import Results
 from rlrr_bench.launch.cli import main
 from rlrr_bench.paper_tables import records
 from rlrr_bench.paper_tables.bench import made_up

@@ -8,7 +8,8 @@ from pathlib import Path
 import printed_records
 import pytest
 
-from rlrr_bench.benchmarks.record import Results, RunRecord
+from rlrr_bench.benchmarks.record import RunRecord
+from rlrr_bench.benchmarks.store import Results
 from rlrr_bench.launch.cli import main
 from rlrr_bench.paper_tables import specs
 from rlrr_bench.paper_tables.plan import plan

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import friedmanchisquare, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
-from rlrr_bench.benchmarks.record import Results
+from rlrr_bench.benchmarks.store import Results
 from rlrr_bench.paper_tables import output, specs, stats
 from rlrr_bench.paper_tables.bench import made_up
 from rlrr_bench.paper_tables.plan import plan
