@@ -239,8 +239,8 @@ def _other_rules(table: Table) -> list[str]:
     if other:
         which = "all rows" if len(other) == len(rows) else ", ".join(other)
         notes.append(
-            f"Ours and printed were selected by different rules in {which}: "
-            "--protocol printed compares by the same."
+            f"Ours and printed were selected by different rules in {which}; "
+            "the protocol printed compares by the same."
         )
     if len({cell.row.printed_rule for cell in known.values()}) > 1:
         notes.append("The printed rows were selected by different rules among themselves.")
